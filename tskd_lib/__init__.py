@@ -1,0 +1,31 @@
+"""TSKD: teacher-student collaborative knowledge distillation with multi-exit students.
+
+The modules, in the book's order: `data`, `networks`, `exits`, `losses`, `voting`, `anytime`,
+`metrics`, `training`, `records`, `plots`. Each is loaded when it is first used.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+__all__ = [
+    "data",
+    "networks",
+    "exits",
+    "losses",
+    "voting",
+    "anytime",
+    "metrics",
+    "training",
+    "records",
+    "plots",
+]
+
+
+def __getattr__(name):
+    if name in __all__:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,123 @@
+"""Checkpoints: tensors as safetensors beside a small JSON file, written atomically.
+
+`NAME.json` names the file of weights and holds its SHA-256. The weights are complete on disk
+before the JSON file is renamed into place, so a reader sees the old checkpoint or the new one,
+never a mixture, whenever the writer is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from .data import Images
+from .exits import MultiExitNet, build_student
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing, damaged or of another kind; the message says which."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write(path: Path, tensors: dict[str, Tensor], about: dict) -> str:
+    """Write a checkpoint as `path` (a .json file) and its weights beside it.
+
+    Args:
+        path: the JSON file; an earlier checkpoint of this name is replaced.
+        tensors: by name.
+        about: what else to keep, as JSON.
+
+    Returns:
+        The weights' SHA-256.
+    """
+    from safetensors.torch import save
+
+    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    weights = path.with_name(f"{path.stem}-{digest[:8]}.safetensors")
+    write_atomically(weights, content)
+    about = {"weights": weights.name, "sha256": digest, **about}
+    write_atomically(path, (json.dumps(about, indent=1) + "\n").encode())
+    for old in path.parent.glob(f"{path.stem}-????????.safetensors"):
+        if old != weights:
+            old.unlink()
+    return digest
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the rest of a checkpoint, verified against its SHA-256.
+
+    Raises:
+        CheckpointError: where a file is missing, unreadable or not what was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(path)
+    try:
+        about = json.loads(path.read_text())
+        content = (path.parent / about["weights"]).read_bytes()
+        if hashlib.sha256(content).hexdigest() != about["sha256"]:
+            raise CheckpointError(f"{path.parent / about['weights']} is damaged: wrong SHA-256")
+        return load(content), about
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint file {error.filename}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, SafetensorError):
+        raise CheckpointError(f"{path} is not a checkpoint of tskd, or is damaged") from None
+
+
+def save_network(path: Path, network: MultiExitNet, data: Images, **about) -> str:
+    """Write a network with what it needs to classify new images; returns the SHA-256.
+
+    Args:
+        path: the JSON file.
+        network: from `exits.build_student`.
+        data: where class names and normalisation come from.
+        about: anything else to keep.
+    """
+    about = {
+        "kind": "network",
+        "network": network.config,
+        "dataset": data.name,
+        "classes": data.classes,
+        "mean": data.mean,
+        "std": data.std,
+        **about,
+    }
+    return write(path, network.state_dict(), about)
+
+
+def load_network(path: Path) -> tuple[MultiExitNet, dict]:
+    """The network of a checkpoint, in evaluation mode, and what was kept with it.
+
+    Raises:
+        CheckpointError: where the file is missing, damaged or not a network's.
+    """
+    tensors, about = read(path)
+    if about.get("kind") != "network":
+        raise CheckpointError(f"{path} is not a network's checkpoint")
+    try:
+        network = build_student(**about["network"])
+        network.load_state_dict(tensors)
+    except (TypeError, ValueError, RuntimeError):
+        raise CheckpointError(f"{path}: its weights and its description do not fit") from None
+    return network.eval(), about

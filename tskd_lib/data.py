@@ -1,0 +1,398 @@
+"""Images in memory as one uint8 tensor, splits, per-class subsets, and augmented batches.
+
+Small images fit in memory whole. Kept there as `uint8 [N, C, H, W]`, a batch is one indexing
+operation, and cropping and flipping are index arithmetic on whole batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TORCHVISION = {
+    # name: (class in torchvision.datasets, the folder that it keeps below the root)
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": ("CIFAR100", "cifar-100-python"),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
+}
+NAMES = ("digits", *TORCHVISION, "folder")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+
+
+class DataError(Exception):
+    """Images that are not there or cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images in memory.
+
+    Attributes:
+        name: the data set.
+        images: uint8 `[N, C, H, W]`.
+        labels: int64 `[N]`, from 0 to `len(classes) - 1`.
+        classes: the classes' names.
+        mean: per channel, on the scale 0 to 1, for normalisation.
+        std: likewise.
+
+    Raises:
+        DataError: where shapes, types or labels do not fit together.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self):
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise DataError(f"{self.name}: images must be uint8 [N, C, H, W]")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise DataError(f"{self.name}: labels must be int64, one for each image")
+        if len(self) and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise DataError(
+                f"{self.name}: labels go from {self.labels.min()} to {self.labels.max()}, "
+                f"but {len(self.classes)} classes need 0 to {len(self.classes) - 1}"
+            )
+        if not len(self.mean) == len(self.std) == self.images.shape[1]:
+            raise DataError(f"{self.name}: mean and std need one value for each channel")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return tuple(self.images.shape[1:])
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Images:
+        """The images at these positions, in this order."""
+        indices = torch.as_tensor(indices)
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 `[B, C, H, W]` to float32 with mean 0 and deviation 1, channels last in memory."""
+        scale = 255 * images.new_tensor(self.std, dtype=torch.float32)
+        mean = 255 * images.new_tensor(self.mean, dtype=torch.float32)
+        images = images.to(torch.float32, memory_format=torch.channels_last)
+        return images.sub_(mean.view(-1, 1, 1)).div_(scale.view(-1, 1, 1))
+
+    def checksum(self) -> str:
+        """SHA-256 of sizes, pixels and labels, hexadecimal."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for values in (self.images, self.labels):
+            digest.update(values.cpu().contiguous().numpy())
+        return digest.hexdigest()
+
+
+def from_arrays(
+    name: str,
+    images: np.ndarray | Tensor,
+    labels: Sequence[int] | np.ndarray | Tensor,
+    classes: Sequence[str],
+    image_size: int | None = None,
+) -> Images:
+    """`Images` from uint8 `[N, H, W]` or `[N, H, W, C]`, with its own mean and deviation.
+
+    Args:
+        name: for messages and records.
+        images: pixels, 0 to 255.
+        labels: one for each image.
+        classes: names of the classes.
+        image_size: where given, images are resized to this height and width (antialiased).
+    """
+    pixels = torch.as_tensor(images)
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1)
+    if image_size and pixels.shape[2:] != (image_size, image_size):
+        size = (image_size, image_size)
+        resized = [
+            F.interpolate(part.float(), size, mode="bilinear", antialias=True).round().byte()
+            for part in pixels.split(1000)
+        ]
+        pixels = torch.cat(resized)
+    pixels = pixels.contiguous()
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in pixels.unbind(1)])
+    share = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ values
+    std = (share @ values**2 - mean**2).clamp(min=0).sqrt().clamp(min=1 / 255)
+    return Images(name, pixels, labels, tuple(classes), tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def load(
+    name: str,
+    root: str | os.PathLike = "data",
+    image_size: int | None = None,
+    download: bool = True,
+    seed: int = 0,
+) -> tuple[Images, Images]:
+    """The training and the test images of a data set.
+
+    Both are normalised with the statistics of the training images. Where there is no official
+    test part (digits, a folder without `train` and `test` or `val` in it), a quarter of each
+    class is set aside for the test.
+
+    Args:
+        name: "digits" (embedded in scikit-learn), "cifar10", "cifar100", "fashion-mnist"
+            (downloaded by torchvision and MD5-checked) or "folder" (class folders of images).
+        root: where downloads are kept, or the folder itself.
+        image_size: resize to this height and width; needed for folders of mixed sizes.
+        download: fetch what is missing.
+        seed: for the split, where there is no official one.
+
+    Raises:
+        DataError: for an unknown name, and data that are missing or unreadable.
+    """
+    if name not in NAMES:
+        raise DataError(f"unknown data set {name!r}; known are {', '.join(NAMES)}")
+    if image_size is not None and image_size < 1:
+        raise DataError(f"the image size must be at least 1, got {image_size}")
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
+        parts = from_arrays(name, pixels, digits.target, [str(i) for i in range(10)], image_size)
+        parts = split(parts, (0.75, 0.25), seed)
+    elif name == "folder":
+        parts = _load_folder(Path(root), image_size, seed)
+    else:
+        parts = _load_torchvision(name, Path(root), image_size, download)
+    train, test = parts
+    return train, replace(test, mean=train.mean, std=train.std)
+
+
+def _load_torchvision(name: str, root: Path, image_size: int | None, download: bool):
+    import torchvision
+
+    kind, folder = TORCHVISION[name]
+    make = getattr(torchvision.datasets, kind)
+    root = root.expanduser()
+    try:
+        parts = [make(root, train=train) for train in (True, False)]
+    except (RuntimeError, EOFError, OSError):
+        if not download:
+            raise DataError(f"{name} is not complete in {root / folder}") from None
+        parts = _download(make, name, root, folder)
+    except Exception as error:  # unpickling damaged files raises almost anything
+        raise DataError(f"{name} in {root / folder} is damaged ({error}); delete it") from None
+    return [from_arrays(name, part.data, part.targets, part.classes, image_size) for part in parts]
+
+
+def _download(make, name: str, root: Path, folder: str):
+    """Download beside the root, then move it there: an interruption leaves nothing half-made."""
+    import shutil
+    import tempfile
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
+            for train in (True, False):
+                make(scratch, train=train, download=True)
+            target = root / folder
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(scratch) / folder, target)
+    except (urllib.error.URLError, RuntimeError, OSError) as error:
+        raise DataError(
+            f"{name} could not be downloaded ({error}); expected its files in {root / folder}"
+        ) from None
+    return [make(root, train=train) for train in (True, False)]
+
+
+def _load_folder(root: Path, image_size: int | None, seed: int):
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; expected one folder of images per class in it")
+    train = root / "train"
+    held_out = [root / part for part in ("test", "val") if (root / part).is_dir()]
+    if train.is_dir() and held_out:
+        parts = [read_folder(part, image_size) for part in (train, held_out[0])]
+        if parts[0].classes != parts[1].classes:
+            raise DataError(f"{train} and {held_out[0]} do not have the same class folders")
+        if parts[0].shape != parts[1].shape:
+            raise DataError(f"{train} and {held_out[0]} differ in image size; give an image size")
+        return parts
+    return split(read_folder(root, image_size), (0.75, 0.25), seed)
+
+
+def read_images(paths: Sequence[Path], channels: int, image_size: int | None) -> np.ndarray:
+    """Image files as uint8 `[N, H, W, C]`, resized where a size is given.
+
+    Raises:
+        DataError: for a file that cannot be read, or sizes that differ where none is given.
+    """
+    from PIL import Image
+
+    pixels = []
+    for path in paths:
+        try:
+            with Image.open(path) as file:
+                image = file.convert("L" if channels == 1 else "RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} cannot be read as an image ({error})") from None
+        if image_size:
+            image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        pixels.append(np.asarray(image).reshape(image.height, image.width, channels))
+        if pixels[-1].shape != pixels[0].shape:
+            raise DataError(
+                f"{path} is {image.width} x {image.height}, {paths[0]} is "
+                f"{pixels[0].shape[1]} x {pixels[0].shape[0]}; give an image size to resize to"
+            )
+    return np.stack(pixels)
+
+
+def read_folder(root: Path, image_size: int | None = None) -> Images:
+    """A tree with one folder of image files for each class, RGB."""
+    try:
+        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        files = [sorted(p for p in f.rglob("*") if p.suffix.lower() in SUFFIXES) for f in folders]
+    except OSError as error:
+        raise DataError(f"{root} cannot be read ({error.strerror})") from None
+    if len(folders) < 2 or not all(files):
+        empty = next((str(f) for f, found in zip(folders, files) if not found), None)
+        found = f"{empty} holds no image" if empty else f"found {len(folders)} folders"
+        raise DataError(f"{root} needs a folder of images for each of two or more classes: {found}")
+    labels = [label for label, found in enumerate(files) for _ in found]
+    pixels = read_images([path for found in files for path in found], 3, image_size)
+    return from_arrays("folder", pixels, labels, [f.name for f in folders])
+
+
+def split(data: Images, shares: Sequence[float], seed: int) -> list[Images]:
+    """Disjoint parts that hold these shares of every class, drawn by seed.
+
+    Args:
+        data: the images to divide.
+        shares: of each part, positive, at most 1 in all.
+        seed: the same seed gives the same parts.
+
+    Raises:
+        DataError: where the shares are off, or a class is too small for every part.
+    """
+    if not shares or min(shares) <= 0 or sum(shares) > 1 + 1e-9:
+        raise DataError(f"shares must be positive and sum to at most 1, got {tuple(shares)}")
+    parts: list[list[Tensor]] = [[] for _ in shares]
+    for members in _shuffled_classes(data, seed):
+        ends = (np.cumsum(shares) * len(members)).round().astype(int)
+        for part, start, end in zip(parts, [0, *ends], ends):
+            if start == end:
+                raise DataError(
+                    f"{data.name}: {len(members)} images of a class are too few for {shares}"
+                )
+            part.append(members[start:end])
+    return [data.subset(torch.cat(part).sort().values) for part in parts]
+
+
+def per_class(data: Images, count: int, seed: int) -> Images:
+    """`count` images of every class, drawn by seed; a larger count holds the smaller one's.
+
+    Raises:
+        DataError: where a class has fewer images, or the count is below 1.
+    """
+    fewest = int(torch.bincount(data.labels, minlength=len(data.classes)).min())
+    if not 1 <= count <= fewest:
+        raise DataError(f"{data.name} has {fewest} to take from each class, {count} asked for")
+    chosen = [members[:count] for members in _shuffled_classes(data, seed)]
+    return data.subset(torch.cat(chosen).sort().values)
+
+
+def _shuffled_classes(data: Images, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for label in range(len(data.classes)):
+        members = (data.labels == label).nonzero().flatten().cpu()
+        yield members[torch.randperm(len(members), generator=generator)]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crops, flips and erased squares for a whole batch at once.
+
+    Every draw comes from one generator on the CPU, so a seed gives the same images on every
+    device.
+
+    Attributes:
+        pad: images are padded by this many zero pixels and cropped back at random.
+        flip: mirror half of the images; wrong for digits and letters.
+        erase: side of a square set to zero in every image (DeVries and Taylor 2017), 0 for none.
+    """
+
+    pad: int = 4
+    flip: bool = True
+    erase: int = 0
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """uint8 `[B, C, H, W]` to the same shape; the input is left alone."""
+        count, _, height, width = images.shape
+        device = images.device
+
+        def draw(high: int) -> Tensor:
+            return torch.randint(high, (count,), generator=generator).to(device)
+
+        top, left = draw(2 * self.pad + 1), draw(2 * self.pad + 1)
+        if self.flip:
+            mirrored = draw(2).bool().view(-1, 1, 1, 1)
+            images = torch.where(mirrored, images.flip(3), images)
+        if self.pad:
+            padded = F.pad(images, [self.pad] * 4)
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+            images = windows[torch.arange(count, device=device), :, top, left]
+        if self.erase:
+            rows = torch.arange(height, device=device) - draw(height)[:, None] + self.erase // 2
+            columns = torch.arange(width, device=device) - draw(width)[:, None] + self.erase // 2
+            row_hit = (rows >= 0) & (rows < self.erase)
+            column_hit = (columns >= 0) & (columns < self.erase)
+            hit = row_hit[:, None, :, None] & column_hit[:, None, None, :]
+            images = images.masked_fill(hit, 0)
+        return images
+
+
+def default_augment(data: Images) -> Augment:
+    """Crops by an eighth of the height, and flips, except for digits, which have a left side."""
+    return Augment(pad=max(1, data.shape[1] // 8), flip=data.name != "digits")
+
+
+def batches(
+    data: Images,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    augment: Augment | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images `[B, C, H, W]` and labels `[B]`, once through the data.
+
+    The batches are of nearly equal size, so none is too small for batch norm. Several
+    processes share each batch: process `rank` of `world` gets every `world`-th image of it.
+
+    Args:
+        data: the images, on the device where the batches are wanted.
+        batch_size: at most this many images a batch, over all processes.
+        generator: on the CPU; shuffles and augments. In order without one.
+        augment: applied to each batch, where given.
+        rank: which process this is, from 0.
+        world: how many processes there are.
+    """
+    count = len(data)
+    order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+    for indices in order.tensor_split(max(1, -(-count // batch_size))):
+        picked = indices.to(data.images.device)
+        images = data.images[picked]
+        if augment is not None:
+            images = augment(images, generator)
+        mine = slice(rank, len(indices) // world * world if world > 1 else None, world)
+        yield data.normalise(images[mine]), data.labels[picked][mine]

@@ -1,0 +1,254 @@
+"""One JSON record per run, with where it comes from; many of them as a table.
+
+A record is written once, by the run itself, and checked against `SCHEMA` when it is written
+and whenever it is read. Every number in the book that is not computed on the page comes from
+one of these files.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from .checkpoints import write_atomically
+
+COMMITTED = Path(__file__).parent / "runs"
+
+
+class RecordError(Exception):
+    """A record that is missing or does not follow the schema; the message says where."""
+
+
+def _object(required: dict, **optional) -> dict:
+    return {
+        "type": "object",
+        "properties": {**required, **optional},
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _many(items: dict) -> dict:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+TEXT, COUNT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
+SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+QUALITY = _object({"accuracy": SHARE, "top5": SHARE, "nll": NUMBER, "ece": SHARE})
+SCHEMA = _object(
+    {
+        "format": {"const": 1},
+        "experiment": TEXT,
+        "method": TEXT,
+        "seed": COUNT,
+        "configuration": _object(
+            {
+                "network": {"type": "object"},
+                "objective": {"type": "object"},
+                "recipe": {"type": "object"},
+                "teacher": {"anyOf": [{"type": "null"}, SHA256]},
+            }
+        ),
+        "data": _object(
+            {
+                "name": TEXT,
+                "classes": COUNT,
+                "train images": COUNT,
+                "train sha256": SHA256,
+                "test images": COUNT,
+                "test sha256": SHA256,
+            }
+        ),
+        "provenance": _object(
+            {
+                "started": {"type": "string", "format": "date-time"},
+                "command": TEXT,
+                "git commit": {"type": ["string", "null"]},
+                "git clean": {"type": ["boolean", "null"]},
+                "versions": {"type": "object", "additionalProperties": TEXT},
+                "device": TEXT,
+                "hardware": TEXT,
+                "threads": COUNT,
+                "processes": COUNT,
+                "precision": TEXT,
+            }
+        ),
+        "cost": _object(
+            {
+                "seconds": NUMBER,
+                "images per second": NUMBER,
+                "parameters": _many(COUNT),
+                "flops": _many(COUNT),
+            }
+        ),
+        "curve": _many({"type": "object", "required": ["epoch", "lr", "total", "seconds"]}),
+        "results": _object(
+            {
+                "exits": _many(QUALITY),
+                "votes": {"type": "object", "additionalProperties": QUALITY},
+                "oracle": SHARE,
+            }
+        ),
+        "weights sha256": SHA256,
+    }
+)
+
+
+@functools.cache
+def _validator():
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(SCHEMA)
+
+
+def check(record: dict, name: str = "the record") -> dict:
+    """The record itself, if it follows `SCHEMA`.
+
+    Raises:
+        RecordError: naming the first place where it does not.
+    """
+    error = next(_validator().iter_errors(record), None)
+    if error is not None:
+        place = " > ".join(str(step) for step in error.absolute_path) or "top level"
+        raise RecordError(f"{name} is not a valid record: {place}: {error.message[:200]}")
+    return record
+
+
+def write(record: dict, path: Path) -> None:
+    """Write a record that follows the schema, whole or not at all."""
+    content = json.dumps(check(record, str(path)), indent=1, allow_nan=False) + "\n"
+    write_atomically(path, content.encode())
+
+
+def read(path: Path) -> dict:
+    """One record from its file.
+
+    Raises:
+        RecordError: for a file that is missing, is not JSON or breaks the schema.
+    """
+    try:
+        return check(json.loads(Path(path).read_text()), str(path))
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise RecordError(f"{path} is not JSON") from None
+
+
+def read_all(folder: Path = COMMITTED) -> list[dict]:
+    """Every record below a folder: each file named `*.record.json`, in order of its path.
+
+    Raises:
+        RecordError: where there is none, or one is broken.
+    """
+    paths = sorted(Path(folder).rglob("*.record.json"))
+    if not paths:
+        raise RecordError(f"there are no records (*.record.json) in {folder}")
+    return [read(path) for path in paths]
+
+
+def frame(records: Iterable[dict]):
+    """The results as a long DataFrame: one row for each run and exit or vote.
+
+    Columns: experiment, method, seed, answer ("exit 1".. or "vote majority"..), accuracy,
+    top5, nll, ece (shares, not percent), parameters and flops up to there.
+    """
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        run = {key: record[key] for key in ("experiment", "method", "seed")}
+        cost, results = record["cost"], record["results"]
+        for i, quality in enumerate(results["exits"]):
+            costs = {key: cost[key][i] for key in ("parameters", "flops")}
+            rows.append({**run, "answer": f"exit {i + 1}", **quality, **costs})
+        for rule, quality in results["votes"].items():
+            costs = {key: cost[key][-1] for key in ("parameters", "flops")}
+            rows.append({**run, "answer": f"vote {rule}", **quality, **costs})
+    return pd.DataFrame(rows)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def hardware(device: torch.device) -> str:
+    """The name of the GPU, or of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def provenance(device: torch.device, processes: int, precision: str) -> dict:
+    """Where a run comes from: time, command, commit, versions and hardware, as of now."""
+    status = _git("status", "--porcelain")
+    packages = ("torch", "torchvision", "accelerate", "numpy")
+    versions = {name: metadata.version(name) for name in packages}
+    from . import __version__
+
+    return {
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "git commit": _git("rev-parse", "HEAD"),
+        "git clean": None if status is None else status == "",
+        "versions": {"python": platform.python_version(), "tskd_lib": __version__, **versions},
+        "device": device.type,
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "precision": precision,
+    }
+
+
+def summary(results):
+    """Accuracy in percent as mean and deviation over seeds: methods by exits and votes.
+
+    Args:
+        results: from `frame`.
+
+    Returns:
+        A DataFrame of text, one row a method.
+    """
+    groups = (100 * results.set_index(["method", "answer"]).accuracy).groupby(
+        level=[0, 1], sort=False
+    )
+    cells = groups.mean().map("{:.2f}".format)
+    spread = groups.std()
+    if spread.notna().all():
+        cells += " ± " + spread.map("{:.2f}".format)
+    return cells.unstack(sort=False).fillna("")
+
+
+def markdown(table) -> str:
+    """A DataFrame as a Markdown table, its index as the first column."""
+    lines = [[table.index.name or "", *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
+    lines += [[str(label), *map(str, row)] for label, row in zip(table.index, table.values)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,385 @@
+"""Training and evaluation, for one student or for several that share batches and a teacher.
+
+The loop is ordinary: batches, teacher, students, one step each. What surrounds it is for long
+runs: accelerate chooses device, precision and distribution; after every epoch the state goes
+to disk, and a run that is started again goes on from there to the very same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import checkpoints
+from .data import Augment, Images, batches
+from .exits import MultiExitNet
+from .losses import Objective
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SCHEDULES = ("one-cycle", "cosine")
+CHECK_EVERY = 20  # steps between looks at the loss where looking costs a synchronisation
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss that is not finite; the message names step, term and the last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network and the objective that trains it."""
+
+    network: MultiExitNet
+    objective: Objective
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD with Nesterov momentum, and what goes with it.
+
+    Attributes:
+        epochs: passes over the data.
+        batch_size: images in a step, over all processes.
+        learning_rate: its peak.
+        momentum: of SGD (Nesterov).
+        weight_decay: on convolution and linear weights; biases and norms have none.
+        schedule: "one-cycle" rises over the first quarter, then falls to 0 on a cosine (after
+            Smith and Topin 2018); "cosine" only falls (Loshchilov and Hutter 2017).
+        clip: largest norm of the gradient; None for no limit.
+        augment: crops, flips and erasing; None for none.
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware has it, fp16 on
+            older NVIDIA cards, else fp32.
+        compile: use torch.compile; pays on long runs only.
+        seed: of shuffling and augmentation.
+
+    Raises:
+        ValueError: for a value that makes no sense.
+    """
+
+    epochs: int = 30
+    batch_size: int = 256
+    learning_rate: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "one-cycle"
+    clip: float | None = None
+    augment: Augment | None = field(default_factory=Augment)
+    precision: str = "auto"
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("momentum", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; known are {SCHEDULES}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; known are {PRECISIONS}")
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of step 0 to `steps - 1`."""
+    warm_up = 0.25 * steps if recipe.schedule == "one-cycle" else 0.0
+    if step < warm_up:
+        return recipe.learning_rate * (step + 1) / (warm_up + 1)
+    return (
+        recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
+    )
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """The precision that "auto" stands for on this device; any other as it is."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bf16"
+    return "fp32"
+
+
+def make_accelerator(precision: str):
+    """accelerate's view of this process: device, precision, and its place among others."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    mixed = choose_precision(precision, PartialState().device)
+    AcceleratorState._reset_state()  # else the first precision of a process is its last
+    return Accelerator(mixed_precision="no" if mixed == "fp32" else mixed)
+
+
+def make_optimizer(network: MultiExitNet, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; weight decay on matrices and kernels only."""
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0
+    )
+
+
+def fit(
+    students: Mapping[str, Student],
+    data: Images,
+    recipe: Recipe,
+    teacher: MultiExitNet | None = None,
+    validation: Images | None = None,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> dict[str, list[dict]]:
+    """Train students side by side on the same batches, with one teacher pass for all.
+
+    Each student has its own optimiser, and none affects another: trained alone, it ends with
+    the same weights. The networks are changed in place.
+
+    Args:
+        students: by name.
+        data: training images.
+        recipe: how to train.
+        teacher: a trained network; its deepest exit gives the soft targets. Needed where an
+            objective has a teacher term.
+        validation: where given, each exit's accuracy on it is noted after every epoch.
+        folder: where given, the state is kept there after every epoch as `state.json`, and a
+            run of the same settings that finds one there goes on from it.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        For each student one dict an epoch: "epoch" from 1, "lr", the mean of each loss term,
+        "train accuracy" of the deepest exit, "seconds" of its own steps, and "accuracy" per
+        exit where `validation` is given.
+
+    Raises:
+        ValueError: where data, students and teacher do not fit together.
+        TrainingDiverged: for a loss that is not finite.
+        checkpoints.CheckpointError: for a state that is damaged or of other settings.
+    """
+    _check_fit(students, data, teacher)
+    accelerator = make_accelerator(recipe.precision)
+    run = _Run(students, data, recipe, teacher, folder, accelerator)
+    history = run.resume()
+    steps_an_epoch = max(1, -(-len(data) // recipe.batch_size))
+    data = data.to(accelerator.device)
+    from tqdm import tqdm
+
+    bar = tqdm(
+        total=recipe.epochs * steps_an_epoch,
+        initial=run.epoch * steps_an_epoch,
+        disable=not (progress and accelerator.is_main_process),
+        unit="step",
+        mininterval=1.0,
+    )
+    try:
+        with bar:
+            for epoch in range(run.epoch + 1, recipe.epochs + 1):
+                rows = run.train_epoch(data, epoch, steps_an_epoch, bar)
+                for name, row in rows.items():
+                    if validation is not None:
+                        logits = predict(students[name].network, validation, recipe.precision)
+                        right = logits.argmax(-1) == validation.labels
+                        row["accuracy"] = right.float().mean(1).tolist()
+                    history[name].append(row)
+                run.save(epoch, history)
+    finally:
+        run.release()
+    return history
+
+
+def _check_fit(students, data: Images, teacher: MultiExitNet | None) -> None:
+    if not len(data):
+        raise ValueError(f"{data.name}: there are no images to train on")
+    networks = {f"student {name!r}": s.network for name, s in students.items()}
+    if teacher is not None:
+        networks["teacher"] = teacher
+    for name, network in networks.items():
+        classes, shape = network.backbone.classifier.out_features, network.backbone.input_shape
+        if classes != len(data.classes) or shape[0] != data.shape[0]:
+            raise ValueError(
+                f"the {name} knows {classes} classes of {shape[0]}-channel images, "
+                f"{data.name} has {len(data.classes)} classes and {data.shape[0]} channels"
+            )
+    needy = [name for name, student in students.items() if student.objective.teacher]
+    if needy and teacher is None:
+        raise ValueError(f"{', '.join(needy)} learn from a teacher, and none was given")
+
+
+class _Run:
+    """The moving parts of one call of `fit`: prepared models, optimisers, state on disk."""
+
+    def __init__(self, students, data, recipe, teacher, folder, accelerator):
+        self.students, self.recipe, self.accelerator = students, recipe, accelerator
+        self.path = None if folder is None else Path(folder) / "state.json"
+        self.epoch = 0
+        self.settings = {
+            "data": data.checksum(),
+            "recipe": dataclasses.asdict(recipe),
+            "objectives": {n: dataclasses.asdict(s.objective) for n, s in students.items()},
+            "networks": {n: getattr(s.network, "config", None) for n, s in students.items()},
+        }
+        self.teacher = None
+        if teacher is not None and any(s.objective.teacher for s in students.values()):
+            self.teacher = accelerator.prepare_model(
+                teacher.to(memory_format=torch.channels_last), evaluation_mode=True
+            ).eval()
+        self.models, self.optimizers = {}, {}
+        for name, student in students.items():
+            network = student.network.to(accelerator.device, memory_format=torch.channels_last)
+            if recipe.compile:
+                network.compile()
+            optimizer = make_optimizer(network, recipe)
+            self.models[name], self.optimizers[name] = accelerator.prepare(network, optimizer)
+
+    def release(self) -> None:
+        """Take accelerate's wrappers off again."""
+        models = [*self.models.values(), *([self.teacher] if self.teacher is not None else [])]
+        for model in models:
+            self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+
+    def train_epoch(self, data: Images, epoch: int, steps: int, bar) -> dict[str, dict]:
+        recipe, accelerator = self.recipe, self.accelerator
+        torch.manual_seed(recipe.seed + epoch)  # dropout
+        generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
+        sums = {name: {} for name in self.models}
+        seconds = dict.fromkeys(self.models, 0.0)
+        place = accelerator.process_index, accelerator.num_processes
+        stream = batches(data, recipe.batch_size, generator, recipe.augment, *place)
+        for model in self.models.values():
+            model.train()
+        for step, (images, labels) in enumerate(stream):
+            rate = learning_rate(recipe, (epoch - 1) * steps + step, recipe.epochs * steps)
+            soft = None
+            if self.teacher is not None:
+                with torch.no_grad():
+                    soft = self.teacher(images).logits[-1]
+            look = accelerator.device.type == "cpu" or step % CHECK_EVERY == 0 or step == steps - 1
+            for name in self.models:
+                start = time.perf_counter()
+                terms = self._step(name, images, labels, soft, rate)
+                for term, value in terms.items():
+                    sums[name][term] = sums[name].get(term, 0) + value
+                if look:
+                    self._check_finite(name, terms, epoch, step)
+                seconds[name] += time.perf_counter() - start
+            bar.update()
+            if look:
+                totals = {n: f"{float(t['total']) / (step + 1):.3f}" for n, t in sums.items()}
+                bar.set_description(f"epoch {epoch}/{recipe.epochs}", refresh=False)
+                bar.set_postfix(totals, refresh=False)
+        rows = {}
+        for name, terms in sums.items():
+            means = {term: float(value) / steps for term, value in terms.items()}
+            rows[name] = {"epoch": epoch, "lr": rate, "seconds": seconds[name], **means}
+        return rows
+
+    def _step(self, name: str, images: Tensor, labels: Tensor, soft, rate: float) -> dict:
+        model, optimizer = self.models[name], self.optimizers[name]
+        outputs = model(images)
+        terms = self.students[name].objective(*outputs, labels, soft)
+        self.accelerator.backward(terms["total"])
+        if self.recipe.clip is not None:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        right = (outputs.logits[-1].detach().argmax(-1) == labels).float().mean()
+        return {**{term: value.detach() for term, value in terms.items()}, "train accuracy": right}
+
+    def _check_finite(self, name: str, terms: dict[str, Tensor], epoch: int, step: int) -> None:
+        bad = [term for term, value in terms.items() if not math.isfinite(value)]
+        if bad:
+            self._diverged(
+                f"{name}: the loss term {bad[0]!r} is {float(terms[bad[0]])}", epoch, step
+            )
+
+    def _diverged(self, what: str, epoch: int, step: int) -> None:
+        good = f"{self.path} (epoch {self.epoch})" if self.path and self.epoch else "none"
+        raise TrainingDiverged(
+            f"{what} at epoch {epoch}, step {step + 1}; last good checkpoint: {good}; "
+            "try a lower learning rate or gradient clipping"
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by name, in place: weights, norms and momentum."""
+        tensors = {}
+        for name, student in self.students.items():
+            network = student.network
+            tensors |= {f"{name}/network/{k}": v for k, v in network.state_dict().items()}
+            state = self.optimizers[name].state
+            for key, parameter in network.named_parameters():
+                if "momentum_buffer" not in state[parameter]:
+                    state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                tensors[f"{name}/momentum/{key}"] = state[parameter]["momentum_buffer"]
+        return tensors
+
+    def save(self, epoch: int, history: dict) -> None:
+        for name, student in self.students.items():
+            if not all(p.isfinite().all() for p in student.network.parameters()):
+                self._diverged(f"{name}: a weight is not finite", epoch, -1)
+        self.epoch = epoch
+        if self.path is not None and self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            about = {
+                "kind": "state",
+                "epoch": epoch,
+                "settings": self.settings,
+                "history": history,
+                "scaler": None if scaler is None else scaler.state_dict(),
+            }
+            checkpoints.write(self.path, self._tensors(), about)
+
+    @torch.no_grad()
+    def resume(self) -> dict[str, list[dict]]:
+        """Take up the state on disk, if there is one; the history so far."""
+        if self.path is None or not self.path.exists():
+            return {name: [] for name in self.students}
+        saved, about = checkpoints.read(self.path)
+        settings = json.loads(json.dumps(self.settings))
+        if about.get("settings") != settings:
+            raise checkpoints.CheckpointError(
+                f"{self.path} belongs to a run with other settings; give another folder"
+            )
+        for name, tensor in self._tensors().items():
+            tensor.copy_(saved[name])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(about["scaler"])
+        self.epoch = about["epoch"]
+        return about["history"]
+
+
+def predict(
+    network: MultiExitNet, data: Images, precision: str = "auto", batch_size: int = 512
+) -> Tensor:
+    """Logits `[K, N, C]` of all images, in float32 on the CPU.
+
+    Args:
+        network: used where it is, in evaluation mode.
+        data: images and their normalisation.
+        precision: as in `Recipe`.
+        batch_size: images at a time.
+    """
+    device = next(network.parameters()).device
+    precision = choose_precision(precision, device)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    training = network.training
+    network.eval()
+    parts = []
+    with torch.inference_mode(), torch.autocast(device.type, half, enabled=half is not None):
+        for images, _ in batches(data.to(device), batch_size):
+            parts.append(network(images).logits.float().cpu())
+    network.train(training)
+    return torch.cat(parts, dim=1)

@@ -80,6 +80,7 @@ def read_data(options) -> tuple[data.Images, data.Images]:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
+    """Options that choose the images."""
     group = parser.add_argument_group("images")
     group.add_argument("--dataset", default="digits", help=", ".join(data.NAMES))
     group.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR")
@@ -87,6 +88,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Options that say how to train."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=int, default=30)
     group.add_argument("--batch-size", type=int, default=256)
@@ -96,6 +98,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The parser with all its commands."""
     parser = argparse.ArgumentParser(prog="tskd", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("compare", help="train several methods side by side")

@@ -32,8 +32,22 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def serialise(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file."""
+    from safetensors.torch import save
+
+    return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """The SHA-256 of the safetensors file that `write` would make of these tensors."""
+    return hashlib.sha256(serialise(tensors)).hexdigest()
 
 
 def write(path: Path, tensors: dict[str, Tensor], about: dict) -> str:
@@ -47,18 +61,27 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict) -> str:
     Returns:
         The weights' SHA-256.
     """
-    from safetensors.torch import save
-
-    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    digest = hashlib.sha256(content).hexdigest()
-    weights = path.with_name(f"{path.stem}-{digest[:8]}.safetensors")
+    content = serialise(tensors)
+    sha256 = hashlib.sha256(content).hexdigest()
+    weights = path.with_name(f"{path.stem}-{sha256[:8]}.safetensors")
     write_atomically(weights, content)
-    about = {"weights": weights.name, "sha256": digest, **about}
+    about = {"weights": weights.name, "sha256": sha256, **about}
     write_atomically(path, (json.dumps(about, indent=1) + "\n").encode())
-    for old in path.parent.glob(f"{path.stem}-????????.safetensors"):
+    for old in _weights_of(path):
         if old != weights:
             old.unlink()
-    return digest
+    return sha256
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint with its weights."""
+    path.unlink()
+    for weights in _weights_of(path):
+        weights.unlink()
+
+
+def _weights_of(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{path.stem}-{'[0-9a-f]' * 8}.safetensors"))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict]:

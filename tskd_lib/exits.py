@@ -8,8 +8,8 @@ turns that into logits. The tensors of all exits are stacked, exits first: `[K, 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch

@@ -7,7 +7,8 @@ and one record for every method. Whatever is there already is not trained again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -76,32 +77,39 @@ def run(
     """
     folder = Path(folder)
     paths = {method: folder / f"{method}.record.json" for method in objectives}
-    todo = {m: o for m, o in objectives.items() if not paths[m].exists()}
-    if todo:
-        teacher, about = None, {"sha256": None}
-        if teacher_path is not None:
-            teacher, about = checkpoints.load_network(teacher_path)
+    state = folder / "state.json"
+    started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
+    students = {}
+    for method, objective in objectives.items():
+        student = Student(_student(network, objective, train, recipe.seed), objective)
+        if method in started or not paths[method].exists():
+            students[method] = student
+        elif _settings(student, recipe, train) != _settings_of(records.read(paths[method])):
+            raise records.RecordError(
+                f"{paths[method]} is of a run with other settings; give another folder"
+            )
+    if students:
         accelerator = make_accelerator(recipe.precision)
         precision = choose_precision(recipe.precision, accelerator.device)
         origin = records.provenance(accelerator.device, accelerator.num_processes, precision)
-        students = {
-            method: Student(_student(network, objective, train, recipe.seed), objective)
-            for method, objective in todo.items()
-        }
+        teacher, digest = None, None
+        if teacher_path is not None:
+            teacher, about = checkpoints.load_network(teacher_path)
+            digest = about["sha256"]
         history = fit(students, train, recipe, teacher, test, folder, progress)
-        for method, student in students.items():
-            digest = checkpoints.save_network(folder / f"{method}.json", student.network, train)
-            uses = about["sha256"] if student.objective.teacher else None
-            logits = predict(student.network, test, recipe.precision)
-            record = _record(student, history[method], train, test, recipe, logits)
-            record |= {"experiment": name, "method": method, "provenance": origin}
-            record["configuration"]["teacher"] = uses
-            record["weights sha256"] = digest
-            if accelerator.is_main_process:
-                records.write(record, paths[method])
-        (folder / "state.json").unlink()
-        for left in folder.glob("state-????????.safetensors"):
-            left.unlink()
+        if accelerator.is_main_process:
+            for method, student in students.items():
+                record = {"format": 1, "experiment": name, "method": method, "seed": recipe.seed}
+                record |= {"provenance": origin, **_settings(student, recipe, train)}
+                record["configuration"]["teacher"] = digest if student.objective.teacher else None
+                record["data"] |= {"test images": len(test), "test sha256": test.checksum()}
+                record |= _results(student, history[method], test, recipe)
+                weights = checkpoints.save_network(
+                    folder / f"{method}.json", student.network, train
+                )
+                records.write({**record, "weights sha256": weights}, paths[method])
+            checkpoints.remove(state)
+        accelerator.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
 
 
@@ -115,13 +123,9 @@ def _student(network: Mapping, objective: Objective, data: Images, seed: int) ->
     )
 
 
-def _record(
-    student: Student, curve: Sequence[dict], train: Images, test: Images, recipe, logits
-) -> dict:
-    seconds = sum(row["seconds"] for row in curve)
-    return {
-        "format": 1,
-        "seed": recipe.seed,
+def _settings(student: Student, recipe: Recipe, train: Images) -> dict:
+    """The part of a record that is known before training, as it comes back from JSON."""
+    settings = {
         "configuration": {
             "network": student.network.config,
             "objective": dataclasses.asdict(student.objective),
@@ -130,17 +134,33 @@ def _record(
         "data": {
             "name": train.name,
             "classes": len(train.classes),
+            "image shape": train.shape,
             "train images": len(train),
             "train sha256": train.checksum(),
-            "test images": len(test),
-            "test sha256": test.checksum(),
         },
+    }
+    return json.loads(json.dumps(settings))
+
+
+def _settings_of(record: dict) -> dict:
+    """What `_settings` gave for the run of this record."""
+    configuration = {k: v for k, v in record["configuration"].items() if k != "teacher"}
+    data = {k: v for k, v in record["data"].items() if not k.startswith("test")}
+    return {"configuration": configuration, "data": data}
+
+
+def _results(student: Student, curve: list[dict], test: Images, recipe: Recipe) -> dict:
+    seconds = sum(row["seconds"] for row in curve)
+    shared = sum(row["shared seconds"] for row in curve)
+    seen = sum(row["images"] for row in curve)
+    return {
         "cost": {
             "seconds": seconds,
-            "images per second": len(curve) * len(train) / seconds,
+            "shared seconds": shared,
+            "images per second": seen / seconds,
             "parameters": student.network.parameter_counts(),
             "flops": student.network.flops(),
         },
-        "curve": list(curve),
-        "results": summarise(logits, test.labels),
+        "curve": curve,
+        "results": summarise(predict(student.network, test, recipe.precision), test.labels),
     }

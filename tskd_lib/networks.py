@@ -220,7 +220,8 @@ def build(
         raise ValueError(f"unknown stem {stem!r}; known are {', '.join(STEMS)}")
     if classes < 1 or width <= 0 or min(input_shape) < 1:
         raise ValueError(
-            f"classes, width and input_shape must be positive, got {classes}, {width}, {input_shape}"
+            f"classes, width and input_shape must be positive, got {classes}, {width} and "
+            f"{input_shape}"
         )
     family, depth = re.fullmatch(r"([a-z]+?)(\d*)", name).groups()
     if family == "alexnet":

@@ -65,6 +65,7 @@ SCHEMA = _object(
             {
                 "name": TEXT,
                 "classes": COUNT,
+                "image shape": _many(COUNT),
                 "train images": COUNT,
                 "train sha256": SHA256,
                 "test images": COUNT,
@@ -88,6 +89,7 @@ SCHEMA = _object(
         "cost": _object(
             {
                 "seconds": NUMBER,
+                "shared seconds": NUMBER,
                 "images per second": NUMBER,
                 "parameters": _many(COUNT),
                 "flops": _many(COUNT),

@@ -112,7 +112,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def make_accelerator(precision: str):
-    """accelerate's view of this process: device, precision, and its place among others."""
+    """Accelerate's view of this process: device, precision, and its place among others."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 
@@ -159,9 +159,10 @@ def fit(
         progress: show a progress bar on stderr.
 
     Returns:
-        For each student one dict an epoch: "epoch" from 1, "lr", the mean of each loss term,
-        "train accuracy" of the deepest exit, "seconds" of its own steps, and "accuracy" per
-        exit where `validation` is given.
+        For each student one dict an epoch: "epoch" from 1, "lr", the number of "images", the
+        mean of each loss term, "train accuracy" of the deepest exit, "seconds" of its own
+        steps, "shared seconds" of batches and teacher, and "accuracy" per exit where
+        `validation` is given.
 
     Raises:
         ValueError: where data, students and teacher do not fit together.
@@ -229,6 +230,7 @@ class _Run:
             "recipe": dataclasses.asdict(recipe),
             "objectives": {n: dataclasses.asdict(s.objective) for n, s in students.items()},
             "networks": {n: getattr(s.network, "config", None) for n, s in students.items()},
+            "teacher": None if teacher is None else checkpoints.digest(teacher.state_dict()),
         }
         self.teacher = None
         if teacher is not None and any(s.objective.teacher for s in students.values()):
@@ -255,6 +257,7 @@ class _Run:
         generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
         sums = {name: {} for name in self.models}
         seconds = dict.fromkeys(self.models, 0.0)
+        began = time.perf_counter()
         place = accelerator.process_index, accelerator.num_processes
         stream = batches(data, recipe.batch_size, generator, recipe.augment, *place)
         for model in self.models.values():
@@ -279,11 +282,13 @@ class _Run:
                 totals = {n: f"{float(t['total']) / (step + 1):.3f}" for n, t in sums.items()}
                 bar.set_description(f"epoch {epoch}/{recipe.epochs}", refresh=False)
                 bar.set_postfix(totals, refresh=False)
-        rows = {}
-        for name, terms in sums.items():
-            means = {term: float(value) / steps for term, value in terms.items()}
-            rows[name] = {"epoch": epoch, "lr": rate, "seconds": seconds[name], **means}
-        return rows
+        means = {
+            name: {term: float(value) / steps for term, value in terms.items()}
+            for name, terms in sums.items()
+        }
+        shared = time.perf_counter() - began - sum(seconds.values())
+        about = {"epoch": epoch, "lr": rate, "images": len(data), "shared seconds": shared}
+        return {name: {**about, "seconds": seconds[name], **means[name]} for name in means}
 
     def _step(self, name: str, images: Tensor, labels: Tensor, soft, rate: float) -> dict:
         model, optimizer = self.models[name], self.optimizers[name]

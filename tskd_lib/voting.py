@@ -209,7 +209,7 @@ class Diversity(NamedTuple):
 
 
 def diversity(logits: Tensor, labels: Tensor) -> Diversity:
-    """Diversity of the exits, pair by pair (Kuncheva and Whitaker 2003, section 2.1).
+    """Diversity of the exits, pair by pair (the pairwise measures of Kuncheva and Whitaker 2003).
 
     All three count on how many images both exits of a pair are right, only one is, or none.
 

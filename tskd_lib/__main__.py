@@ -1,123 +1,376 @@
-"""The command line: `tskd train | compare | evaluate | predict | bench | report`."""
+"""Train, compare and use multi-exit students from the command line."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
+import json
+import math
+import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import checkpoints, data, experiments, losses, networks, records
-from .exits import STRENGTHS
-from .training import PRECISIONS, Recipe, TrainingDiverged
+from . import anytime, bench, checkpoints, data, experiments, losses, networks, records, voting
+from .exits import STRENGTHS, build_student
+from .losses import Objective
+from .training import PRECISIONS, SCHEDULES, Recipe, TrainingDiverged, predict
 
-TEACHER_SEED = 100
+TEACHER_SEED = 100  # not a student's seed, so that the teacher shares no weights with one
+EXAMPLES = """examples:
+  tskd compare --per-class 10                    five methods on the embedded digits
+  tskd compare --dataset cifar100 --seeds 0 1 2  the same on CIFAR-100, three seeds
+  tskd train --dataset folder --data-root PHOTOS --image-size 64 --out runs/mine
+  tskd predict runs/mine/baseline.json cat.jpg dog.jpg --threshold 0.9
+  tskd report runs/mine
+
+Every command explains itself: tskd compare --help. An interrupted training goes on from its
+last epoch when the same command is given again."""
+METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targets), multi_exit
+(exits after every stage), byot (and the deepest exit teaches the others), tskd (all of it)"""
+LARGEST = 2**32 - 1
+SHOW = {
+    "accuracy": "{:.2%}".format,
+    "top5": "{:.2%}".format,
+    "nll": "{:.3f}".format,
+    "ece": "{:.3f}".format,
+    "parameters": "{:,}".format,
+    "flops": lambda flops: f"{flops / 1e6:.1f} M",
+}
 
 
-def compare(options) -> None:
-    """Train a teacher, then every method on the same batches, for each seed."""
-    train, test = read_data(options)
+def compare(options: argparse.Namespace) -> None:
+    """Train a teacher, then several methods on the same batches, for each seed.
+
+    The folder of --out gets teacher/teacher.json and, for each seed, a folder with a network
+    (METHOD.json and its weights) and a record (METHOD.record.json) of every method. What is
+    there already is not trained again. The table shows accuracy in percent on the test images.
+    """
     objectives = {method: losses.PRESETS[method] for method in options.methods}
-    teacher = None
-    if any(objective.teacher for objective in objectives.values()):
-        teacher = options.teacher or options.out / "teacher" / "teacher.json"
-        if not teacher.exists() and not options.teacher:
-            train_teacher(options, train, test)
-    if options.per_class:
-        students_train = data.per_class(train, options.per_class, options.subset_seed)
-    else:
-        students_train = train
-    network = {
-        "name": options.student,
-        "width": options.student_width,
-        "strength": options.strength,
-        "stem": options.stem,
-    }
-    found = []
+    train, test = data.load(options.dataset, options.data_root, options.image_size)
+    few, network = students_images(options, train), students_network(options)
+    # a network that does not suit the images fails here, not after the teacher's training
+    build_student(classes=len(train.classes), input_shape=train.shape, **network)
+    teacher = options.teacher
+    if teacher is None and any(objective.teacher for objective in objectives.values()):
+        large = {"name": options.teacher_network, "width": options.teacher_width,
+                 "stem": options.stem}  # fmt: skip
+        epochs = options.teacher_epochs or options.epochs
+        run(options, "teacher", {"teacher": losses.PRESETS["baseline"]}, large, train, test,
+            TEACHER_SEED, epochs)  # fmt: skip
+        teacher = options.out / "teacher" / "teacher.json"
     for seed in options.seeds:
-        found += experiments.run(
-            options.out / f"seed-{seed}",
-            options.out.name,
-            objectives,
-            network,
-            students_train,
-            test,
-            make_recipe(options, train, options.epochs, seed),
-            teacher,
-        )
+        run(options, f"seed-{seed}", objectives, network, few, test, seed, options.epochs,
+            teacher)  # fmt: skip
+    print(records.markdown(records.summary(records.frame(records.read_all(options.out)))))
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train one network with one method.
+
+    The folder of --out gets the network (METHOD.json and its weights) and its record
+    (METHOD.record.json). The methods kd and tskd need a --teacher: a network that this command
+    has trained before.
+    """
+    objective = dataclasses.replace(losses.PRESETS[options.method], **dict(options.weights))
+    if objective.teacher and options.teacher is None:
+        raise ValueError(f"{options.method} learns from a teacher: give --teacher NETWORK.json")
+    train, test = data.load(options.dataset, options.data_root, options.image_size)
+    few, network = students_images(options, train), students_network(options)
+    found = run(options, "", {options.method: objective}, network, few, test, options.seed,
+                options.epochs, options.teacher)  # fmt: skip
     print(records.markdown(records.summary(records.frame(found))))
+    print(f"\nThe network is in {options.out / options.method}.json")
 
 
-def train_teacher(options, train: data.Images, test: data.Images) -> None:
-    """Train the teacher of `compare` on all the training images."""
-    experiments.run(
-        options.out / "teacher",
-        options.out.name,
-        {"teacher": losses.PRESETS["baseline"]},
-        {"name": options.teacher_network, "width": options.teacher_width, "stem": options.stem},
-        train,
-        test,
-        make_recipe(options, train, options.teacher_epochs or options.epochs, TEACHER_SEED),
-    )
+def students_images(options: argparse.Namespace, train: data.Images) -> data.Images:
+    """The images that students are trained on: all, or so many a class."""
+    if options.per_class is None:
+        return train
+    return data.per_class(train, options.per_class, options.subset_seed)
 
 
-def make_recipe(options, train: data.Images, epochs: int, seed: int) -> Recipe:
-    """The recipe that the options describe."""
-    return Recipe(
+def students_network(options: argparse.Namespace) -> dict:
+    """The arguments of `build_student` that the options give."""
+    chosen = {key: getattr(options, key) for key in ("width", "stem", "strength")}
+    return {"name": options.network, **chosen}
+
+
+def run(
+    options,
+    folder: str,
+    objectives: Mapping[str, Objective],
+    network: dict,
+    train: data.Images,
+    test: data.Images,
+    seed: int,
+    epochs: int,
+    teacher: Path | None = None,
+) -> list[dict]:
+    """One call of `experiments.run` with the recipe of the options."""
+    recipe = Recipe(
         epochs=epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        schedule=options.schedule,
+        clip=options.clip,
         augment=data.default_augment(train),
         precision=options.precision,
         compile=options.compile,
         seed=seed,
     )
+    name = options.out.resolve().name
+    place = options.out / folder
+    return experiments.run(place, name, objectives, network, train, test, recipe, teacher)
 
 
-def read_data(options) -> tuple[data.Images, data.Images]:
-    """The training and test images that the options name."""
-    size = options.image_size or (16 if options.dataset == "digits" else None)
-    return data.load(options.dataset, options.data_root, size)
+def evaluate(options: argparse.Namespace) -> None:
+    """Accuracy, calibration and cost of a trained network on the test images.
+
+    A row for each exit and each vote of the exits. Give the data set, and for a folder the
+    data root, that the network was trained on.
+    """
+    network, about = checkpoints.load_network(options.checkpoint)
+    height = network.backbone.input_shape[1]
+    _, test = data.load(options.dataset, options.data_root, options.image_size or height)
+    if list(test.classes) != about["classes"] or test.shape != network.backbone.input_shape:
+        raise data.DataError(
+            f"{options.checkpoint} was trained on {len(about['classes'])} classes of images "
+            f"{network.backbone.input_shape}, {test.name} has {len(test.classes)} of "
+            f"{test.shape}; choose the data set that it was trained on"
+        )
+    test = dataclasses.replace(test, mean=tuple(about["mean"]), std=tuple(about["std"]))
+    logits = predict(network, test, options.precision)
+    results = experiments.summarise(logits, test.labels)
+    if options.json:
+        print(json.dumps(results, indent=1))
+        return
+    table = records.answers(results, network.parameter_counts(), network.flops())
+    for column, show in SHOW.items():
+        table[column] = table[column].map(show)
+    print(records.markdown(table))
+    print(f"\nSome exit is right on {100 * results['oracle']:.2f} % of {len(test)} images.")
+
+
+def predict_files(options: argparse.Namespace) -> None:
+    """Classify image files: class, confidence, and the exit that answered.
+
+    Images are resized to what the network was trained on. An image is answered at the first
+    exit that is sure enough, and the stages after it are not computed.
+    """
+    network, about = checkpoints.load_network(options.checkpoint)
+    channels, *size = network.backbone.input_shape
+    rows = []
+    for start in range(0, len(options.images), 256):
+        paths = options.images[start : start + 256]
+        pixels = data.to_tensor(data.read_images(paths, channels, tuple(size)))
+        images = data.normalise(pixels, about["mean"], about["std"])
+        answer = anytime.early_exit(network, images, options.threshold, options.vote)
+        confidence, classes = answer.scores.max(1)
+        for path, label, sure, exit in zip(paths, classes, confidence, answer.exits):
+            row = {"file": str(path), "class": about["classes"][label]}
+            rows.append({**row, "confidence": float(sure), "exit": int(exit) + 1})
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = [("file", "class", "confidence", "exit")]
+    table += [(r["file"], r["class"], f"{r['confidence']:.1%}", f"{r['exit']}") for r in rows]
+    file, label, sure, _ = (max(map(len, column)) for column in zip(*table))
+    for row in table:
+        print(f"{row[0]:{file}}  {row[1]:{label}}  {row[2]:>{sure}}  {row[3]:>4}")
+
+
+def report(options: argparse.Namespace) -> None:
+    """The tables of a folder of records as Markdown, and as report.md and report.csv.
+
+    A table for each experiment: accuracy in percent of every method at every exit and vote, as
+    mean and standard deviation where there are several seeds. The CSV has all measures of all
+    runs.
+    """
+    results = records.frame(records.read_all(options.folder))
+    parts = [
+        f"## {name}\n\n{records.markdown(records.summary(part))}\n"
+        for name, part in results.groupby("experiment", sort=False)
+    ]
+    print("\n".join(parts), end="")
+    if options.out:
+        checkpoints.write_atomically(options.out / "report.md", "\n".join(parts).encode())
+        table = results.to_csv(index=False)
+        checkpoints.write_atomically(options.out / "report.csv", table.encode())
+
+
+def number(kind: type, low: float, above: bool = False) -> Callable[[str], float]:
+    """A converter for argparse: a number from `low`, or above it, that is not absurdly large."""
+    start = f"above {low} and at most" if above else f"from {low} to"
+    what = f"a {'whole ' if kind is int else ''}number {start} {LARGEST}"
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= LARGEST or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text!r} should be {what}")
+        return value
+
+    return convert
+
+
+def weight(text: str) -> tuple[str, float]:
+    """A converter for argparse: NAME=NUMBER, a weight of `Objective` by name."""
+    known = [field.name for field in dataclasses.fields(Objective) if field.name != "exits"]
+    name, _, value = text.partition("=")
+    if name not in known:
+        raise argparse.ArgumentTypeError(f"unknown weight {name!r}; known are {', '.join(known)}")
+    return name, NOT_NEGATIVE(value)
+
+
+def output_folder(text: str) -> Path:
+    """A converter for argparse: a folder that can be written to, or made."""
+    path = Path(text)
+    there = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+    if not os.path.isdir(there):
+        raise argparse.ArgumentTypeError(f"{there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{there} may not be written to; give another folder")
+    return path
+
+
+POSITIVE, COUNT = number(float, 0, above=True), number(int, 1)
+SEED, NOT_NEGATIVE = number(int, 0), number(float, 0)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Options that choose the images."""
     group = parser.add_argument_group("images")
-    group.add_argument("--dataset", default="digits", help=", ".join(data.NAMES))
-    group.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR")
-    group.add_argument("--image-size", type=int, metavar="PIXELS", help="resize to this height")
+    group.add_argument(
+        "--dataset", default="digits", metavar="NAME", help=", ".join(data.NAMES) + " (digits)"
+    )
+    group.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR",
+        help="where downloads are kept, or the folder of class folders (data)",
+    )  # fmt: skip
+    group.add_argument(
+        "--image-size", type=COUNT, metavar="PIXELS",
+        help="resize to this height and width; needed for a folder of mixed sizes",
+    )  # fmt: skip
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Options that say how to train."""
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Options of networks and training."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--network", choices=networks.names(), default="resnet10", metavar="NAME",
+                       help=", ".join(networks.names()) + " (%(default)s)")  # fmt: skip
+    group.add_argument("--width", type=POSITIVE, default=0.25, metavar="FACTOR",
+                       help="multiplies the channels (%(default)s)")  # fmt: skip
+    group.add_argument("--stem", choices=networks.STEMS, default="cifar",
+                       help="for small or for large images (%(default)s)")  # fmt: skip
+    group.add_argument("--strength", choices=STRENGTHS, default="byot",
+                       help="size of the exit branches (%(default)s)")  # fmt: skip
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=int, default=30)
-    group.add_argument("--batch-size", type=int, default=256)
-    group.add_argument("--learning-rate", type=float, default=0.2, metavar="RATE")
-    group.add_argument("--precision", choices=PRECISIONS, default="auto")
-    group.add_argument("--compile", action="store_true", help="use torch.compile")
+    group.add_argument("--teacher", type=Path, metavar="JSON",
+                       help="a trained network; the .json file of its checkpoint")  # fmt: skip
+    group.add_argument("--per-class", type=COUNT, metavar="N",
+                       help="students see N images a class (all)")  # fmt: skip
+    group.add_argument("--subset-seed", type=SEED, default=0, metavar="SEED",
+                       help="draws those images (%(default)s)")  # fmt: skip
+    recipe = Recipe()
+    group.add_argument("--epochs", type=COUNT, default=recipe.epochs, metavar="N",
+                       help="passes over the images (%(default)s)")  # fmt: skip
+    group.add_argument("--batch-size", type=COUNT, default=recipe.batch_size, metavar="N",
+                       help="images in a step (%(default)s)")  # fmt: skip
+    group.add_argument("--learning-rate", type=POSITIVE, default=recipe.learning_rate,
+                       metavar="RATE", help="its peak (%(default)s)")  # fmt: skip
+    group.add_argument("--weight-decay", type=NOT_NEGATIVE, default=recipe.weight_decay,
+                       metavar="RATE", help="pull of weights to zero (%(default)s)")  # fmt: skip
+    group.add_argument("--schedule", choices=SCHEDULES, default=recipe.schedule,
+                       help="of the learning rate (%(default)s)")  # fmt: skip
+    group.add_argument("--clip", type=POSITIVE, metavar="NORM",
+                       help="largest norm of the gradient (no limit)")  # fmt: skip
+    group.add_argument("--compile", action="store_true",
+                       help="use torch.compile, which pays on long runs only")  # fmt: skip
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """The option of numerical precision."""
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto",
+                        help="auto is bf16 where the hardware has it")  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str):
+        """Print the line and exit with 2."""
+        self.exit(2, f"tskd: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser with all its commands."""
-    parser = argparse.ArgumentParser(prog="tskd", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("compare", help="train several methods side by side")
-    add_data(one)
-    add_recipe(one)
-    one.add_argument("--methods", nargs="+", default=list(losses.PRESETS), choices=losses.PRESETS)
-    one.add_argument("--seeds", nargs="+", type=int, default=[0])
-    one.add_argument("--per-class", type=int, metavar="N", help="students see N images a class")
-    one.add_argument("--subset-seed", type=int, default=0, help="draws those images")
-    one.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR")
-    one.add_argument("--stem", choices=networks.STEMS, default="cifar")
-    one.add_argument("--student", default="resnet10", metavar="NETWORK")
-    one.add_argument("--student-width", type=float, default=0.25, metavar="FACTOR")
-    one.add_argument("--strength", choices=STRENGTHS, default="byot", help="of the exit branches")
-    one.add_argument("--teacher", type=Path, metavar="JSON", help="a teacher trained before")
-    one.add_argument("--teacher-network", default="resnet10", metavar="NETWORK")
-    one.add_argument("--teacher-width", type=float, default=0.5, metavar="FACTOR")
-    one.add_argument("--teacher-epochs", type=int, help="default: as many as the students")
-    one.set_defaults(run=compare)
+    parser = Parser(
+        prog="tskd",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, function, *groups):
+        doc = inspect.cleandoc(function.__doc__)
+        one = commands.add_parser(name, help=doc.splitlines()[0], description=doc,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        for add in groups:
+            add(one)
+        one.set_defaults(run=function)
+        return one
+
+    one = command("train", train, add_data, add_training, add_precision)
+    one.epilog = METHODS
+    one.add_argument("--method", choices=losses.PRESETS, default="baseline",
+                     help="how to train (%(default)s)")  # fmt: skip
+    one.add_argument("--weights", nargs="+", type=weight, default=[], metavar="NAME=NUMBER",
+                     help="change the method, for example teacher=0.5 temperature=2")  # fmt: skip
+    one.add_argument("--seed", type=SEED, default=0, metavar="SEED",
+                     help="of weights and batches (%(default)s)")  # fmt: skip
+    one.add_argument("--out", type=output_folder, default="runs/train", metavar="DIR",
+                     help="where network and record go (%(default)s)")  # fmt: skip
+
+    one = command("compare", compare, add_data, add_training, add_precision)
+    one.epilog = METHODS
+    one.add_argument("--methods", nargs="+", choices=losses.PRESETS, default=list(losses.PRESETS),
+                     help="what to compare (all)")  # fmt: skip
+    one.add_argument("--seeds", nargs="+", type=SEED, default=[0], metavar="SEED",
+                     help="one run of every method for each (0)")  # fmt: skip
+    one.add_argument("--teacher-network", choices=networks.names(), default="resnet10",
+                     metavar="NAME", help="where no --teacher is given (%(default)s)")  # fmt: skip
+    one.add_argument("--teacher-width", type=POSITIVE, default=0.5, metavar="FACTOR",
+                     help="multiplies its channels (%(default)s)")  # fmt: skip
+    one.add_argument("--teacher-epochs", type=COUNT, metavar="N",
+                     help="its passes over all the images (as many as the students')")  # fmt: skip
+    one.add_argument("--out", type=output_folder, default="runs/compare", metavar="DIR",
+                     help="where everything goes (%(default)s)")  # fmt: skip
+
+    one = command("evaluate", evaluate, add_data, add_precision)
+    one.add_argument("checkpoint", type=Path, help="the .json file of a trained network")
+    one.add_argument("--json", action="store_true", help="print JSON")
+
+    one = command("predict", predict_files)
+    one.add_argument("checkpoint", type=Path, help="the .json file of a trained network")
+    one.add_argument("images", nargs="+", type=Path, help="image files")
+    one.add_argument("--threshold", type=NOT_NEGATIVE, default=0.9, metavar="SHARE",
+                     help="confidence at which an exit answers (%(default)s; 2: never)")  # fmt: skip
+    one.add_argument("--vote", choices=voting.RULES, help="vote of the exits reached")
+    one.add_argument("--json", action="store_true", help="print JSON")
+
+    bench.add_options(command("bench", bench.run))
+
+    one = command("report", report)
+    one.add_argument("folder", type=Path, nargs="?", default=records.COMMITTED,
+                     help="where the records are (those of the book)")  # fmt: skip
+    one.add_argument("--out", type=output_folder, metavar="DIR",
+                     help="write report.md and report.csv here")  # fmt: skip
     return parser
 
 
@@ -126,17 +379,25 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         options.run(options)
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on from the last epoch"
+        message = "interrupted" + goes_on * (options.command in ("train", "compare"))
+        print(f"tskd: {message}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        message = f"{error.filename or options.command}: {error.strerror or error}"
     except (
         data.DataError,
         checkpoints.CheckpointError,
         records.RecordError,
         TrainingDiverged,
         ValueError,
-        OSError,
     ) as error:
-        print(f"tskd: {error}", file=sys.stderr)
-        return 2
-    return 0
+        message = str(error)
+    else:
+        return 0
+    print(f"tskd: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ never a mixture, whenever the writer is killed.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -64,10 +65,16 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict) -> str:
     content = serialise(tensors)
     sha256 = hashlib.sha256(content).hexdigest()
     weights = path.with_name(f"{path.stem}-{sha256[:8]}.safetensors")
+    about = json.dumps({"weights": weights.name, "sha256": sha256, **about}, indent=1) + "\n"
+    earlier = _weights_of(path)
     write_atomically(weights, content)
-    about = {"weights": weights.name, "sha256": sha256, **about}
-    write_atomically(path, (json.dumps(about, indent=1) + "\n").encode())
-    for old in _weights_of(path):
+    try:
+        write_atomically(path, about.encode())
+    except OSError:
+        if weights not in earlier:
+            weights.unlink()
+        raise
+    for old in earlier:
         if old != weights:
             old.unlink()
     return sha256
@@ -81,7 +88,7 @@ def remove(path: Path) -> None:
 
 
 def _weights_of(path: Path) -> list[Path]:
-    return list(path.parent.glob(f"{path.stem}-{'[0-9a-f]' * 8}.safetensors"))
+    return list(path.parent.glob(f"{glob.escape(path.stem)}-{'[0-9a-f]' * 8}.safetensors"))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -95,7 +102,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
 
     path = Path(path)
     try:
-        about = json.loads(path.read_text())
+        about = json.loads(path.read_text("utf-8"))
         content = (path.parent / about["weights"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != about["sha256"]:
             raise CheckpointError(f"{path.parent / about['weights']} is damaged: wrong SHA-256")
@@ -141,6 +148,9 @@ def load_network(path: Path) -> tuple[MultiExitNet, dict]:
     try:
         network = build_student(**about["network"])
         network.load_state_dict(tensors)
-    except (TypeError, ValueError, RuntimeError):
+        sizes = [len(about[key]) for key in ("classes", "mean", "std")]
+        if sizes != [network.config["classes"], *[network.config["input_shape"][0]] * 2]:
+            raise ValueError(f"classes, mean and std have {sizes} entries")
+    except (TypeError, ValueError, KeyError, OverflowError, RuntimeError):
         raise CheckpointError(f"{path}: its weights and its description do not fit") from None
     return network.eval(), about

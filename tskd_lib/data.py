@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.error
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ TORCHVISION = {
     "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
 }
 NAMES = ("digits", *TORCHVISION, "folder")
+HELD_OUT = ("test", "val", "valid", "validation")  # folders beside "train", the first one wins
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -32,7 +32,7 @@ class DataError(Exception):
     """Images that are not there or cannot be used; the message says what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Images:
     """Labelled images in memory.
 
@@ -71,6 +71,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        return f"Images({self.name}: {len(self)} of {size}, {len(self.classes)} classes)"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
@@ -78,19 +82,12 @@ class Images:
 
     def subset(self, indices: Tensor | Sequence[int]) -> Images:
         """The images at these positions, in this order."""
-        indices = torch.as_tensor(indices)
+        indices = torch.as_tensor(indices, dtype=torch.int64)
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 `[B, C, H, W]` to float32 with mean 0 and deviation 1, channels last in memory."""
-        scale = 255 * images.new_tensor(self.std, dtype=torch.float32)
-        mean = 255 * images.new_tensor(self.mean, dtype=torch.float32)
-        images = images.to(torch.float32, memory_format=torch.channels_last)
-        return images.sub_(mean.view(-1, 1, 1)).div_(scale.view(-1, 1, 1))
 
     def checksum(self) -> str:
         """SHA-256 of sizes, pixels and labels, hexadecimal."""
@@ -98,6 +95,29 @@ class Images:
         for values in (self.images, self.labels):
             digest.update(values.cpu().contiguous().numpy())
         return digest.hexdigest()
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixels to mean 0 and deviation 1 in each channel, channels last in memory.
+
+    Args:
+        images: uint8 `[B, C, H, W]`.
+        mean: of each channel, on the scale 0 to 1.
+        std: likewise.
+
+    Returns:
+        float32 `[B, C, H, W]`.
+    """
+    shift = 255 * images.new_tensor(mean, dtype=torch.float32)
+    scale = 255 * images.new_tensor(std, dtype=torch.float32)
+    images = images.to(torch.float32, memory_format=torch.channels_last)
+    return images.sub_(shift.view(-1, 1, 1)).div_(scale.view(-1, 1, 1))
+
+
+def to_tensor(pixels: np.ndarray | Tensor) -> Tensor:
+    """uint8 `[N, H, W]` or `[N, H, W, C]` to `[N, C, H, W]`."""
+    pixels = torch.as_tensor(pixels)
+    return (pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1)).contiguous()
 
 
 def from_arrays(
@@ -115,9 +135,16 @@ def from_arrays(
         labels: one for each image.
         classes: names of the classes.
         image_size: where given, images are resized to this height and width (antialiased).
+
+    Raises:
+        DataError: where shapes, types or labels do not fit together.
     """
-    pixels = torch.as_tensor(images)
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1)
+    pixels, labels = torch.as_tensor(images), torch.as_tensor(labels)
+    if pixels.dtype != torch.uint8 or pixels.ndim not in (3, 4):
+        raise DataError(f"{name}: images must be uint8 [N, H, W] or [N, H, W, C]")
+    if len(labels) and (labels.is_floating_point() or labels.dtype == torch.bool):
+        raise DataError(f"{name}: labels must be whole numbers, got {labels.dtype}")
+    pixels, labels = to_tensor(pixels), labels.to(torch.int64)
     if image_size and pixels.shape[2:] != (image_size, image_size):
         size = (image_size, image_size)
         resized = [
@@ -125,8 +152,6 @@ def from_arrays(
             for part in pixels.split(1000)
         ]
         pixels = torch.cat(resized)
-    pixels = pixels.contiguous()
-    labels = torch.as_tensor(labels, dtype=torch.int64)
     counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in pixels.unbind(1)])
     share = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -145,14 +170,15 @@ def load(
     """The training and the test images of a data set.
 
     Both are normalised with the statistics of the training images. Where there is no official
-    test part (digits, a folder without `train` and `test` or `val` in it), a quarter of each
-    class is set aside for the test.
+    test part (digits, a folder that is not divided into `train` and one of `HELD_OUT`), a
+    quarter of each class is set aside for the test.
 
     Args:
         name: "digits" (embedded in scikit-learn), "cifar10", "cifar100", "fashion-mnist"
             (downloaded by torchvision and MD5-checked) or "folder" (class folders of images).
         root: where downloads are kept, or the folder itself.
-        image_size: resize to this height and width; needed for folders of mixed sizes.
+        image_size: resize to this height and width; needed for folders of mixed sizes. The
+            digits' 8 x 8 pixels become 16 x 16 where nothing else is said: room for four stages.
         download: fetch what is missing.
         seed: for the split, where there is no official one.
 
@@ -163,17 +189,19 @@ def load(
         raise DataError(f"unknown data set {name!r}; known are {', '.join(NAMES)}")
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size must be at least 1, got {image_size}")
+    root = Path(root).expanduser()
     if name == "digits":
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
-        parts = from_arrays(name, pixels, digits.target, [str(i) for i in range(10)], image_size)
+        classes = [str(digit) for digit in digits.target_names]
+        parts = from_arrays(name, pixels, digits.target, classes, image_size or 16)
         parts = split(parts, (0.75, 0.25), seed)
     elif name == "folder":
-        parts = _load_folder(Path(root), image_size, seed)
+        parts = _load_folder(root, image_size, seed)
     else:
-        parts = _load_torchvision(name, Path(root), image_size, download)
+        parts = _load_torchvision(name, root, image_size, download)
     train, test = parts
     return train, replace(test, mean=train.mean, std=train.std)
 
@@ -183,12 +211,13 @@ def _load_torchvision(name: str, root: Path, image_size: int | None, download: b
 
     kind, folder = TORCHVISION[name]
     make = getattr(torchvision.datasets, kind)
-    root = root.expanduser()
     try:
         parts = [make(root, train=train) for train in (True, False)]
     except (RuntimeError, EOFError, OSError):
         if not download:
-            raise DataError(f"{name} is not complete in {root / folder}") from None
+            raise DataError(
+                f"{name} is not complete in {root / folder}; allow the download"
+            ) from None
         parts = _download(make, name, root, folder)
     except Exception as error:  # unpickling damaged files raises almost anything
         raise DataError(f"{name} in {root / folder} is damaged ({error}); delete it") from None
@@ -209,19 +238,18 @@ def _download(make, name: str, root: Path, folder: str):
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(scratch) / folder, target)
-    except (urllib.error.URLError, RuntimeError, OSError) as error:
+    except Exception as error:  # offline, cut off, refused, full disk, a damaged archive
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{name} could not be downloaded ({error}); expected its files in {root / folder}"
+            f"{name} could not be downloaded ({reason}); expected its files in {root / folder}"
         ) from None
     return [make(root, train=train) for train in (True, False)]
 
 
 def _load_folder(root: Path, image_size: int | None, seed: int):
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected one folder of images per class in it")
     train = root / "train"
-    held_out = [root / part for part in ("test", "val") if (root / part).is_dir()]
-    if train.is_dir() and held_out:
+    held_out = [root / part for part in HELD_OUT if os.path.isdir(root / part)]
+    if os.path.isdir(train) and held_out:
         parts = [read_folder(part, image_size) for part in (train, held_out[0])]
         if parts[0].classes != parts[1].classes:
             raise DataError(f"{train} and {held_out[0]} do not have the same class folders")
@@ -231,8 +259,13 @@ def _load_folder(root: Path, image_size: int | None, seed: int):
     return split(read_folder(root, image_size), (0.75, 0.25), seed)
 
 
-def read_images(paths: Sequence[Path], channels: int, image_size: int | None) -> np.ndarray:
-    """Image files as uint8 `[N, H, W, C]`, resized where a size is given.
+def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | None) -> np.ndarray:
+    """Image files as uint8 `[N, H, W, C]`.
+
+    Args:
+        paths: the files, at least one.
+        channels: 1 for grey, 3 for colour.
+        size: (height, width) to resize to; None where all have the same size already.
 
     Raises:
         DataError: for a file that cannot be read, or sizes that differ where none is given.
@@ -243,11 +276,15 @@ def read_images(paths: Sequence[Path], channels: int, image_size: int | None) ->
     for path in paths:
         try:
             with Image.open(path) as file:
+                deep = file.mode.startswith(("I", "F"))
                 image = file.convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be read as an image ({error})") from None
-        if image_size:
-            image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        except Exception as error:  # decoding damaged files raises almost anything
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path} cannot be read as an image ({reason})") from None
+        if deep:
+            raise DataError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
+        if size:
+            image = image.resize(size[::-1], Image.Resampling.BILINEAR)
         pixels.append(np.asarray(image).reshape(image.height, image.width, channels))
         if pixels[-1].shape != pixels[0].shape:
             raise DataError(
@@ -258,19 +295,40 @@ def read_images(paths: Sequence[Path], channels: int, image_size: int | None) ->
 
 
 def read_folder(root: Path, image_size: int | None = None) -> Images:
-    """A tree with one folder of image files for each class, RGB."""
+    """A tree with one folder of image files for each class, RGB.
+
+    Each class's files may lie in folders of any depth; what starts with a dot is passed over.
+
+    Raises:
+        DataError: where there are not two classes with images, or something cannot be read.
+    """
     try:
         folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        files = [sorted(p for p in f.rglob("*") if p.suffix.lower() in SUFFIXES) for f in folders]
+        files = [_image_files(folder) for folder in folders]
     except OSError as error:
-        raise DataError(f"{root} cannot be read ({error.strerror})") from None
+        raise DataError(
+            f"{error.filename or root} cannot be read ({error.strerror}); expected a folder of "
+            f"images for each class in {root}"
+        ) from None
     if len(folders) < 2 or not all(files):
         empty = next((str(f) for f, found in zip(folders, files) if not found), None)
         found = f"{empty} holds no image" if empty else f"found {len(folders)} folders"
         raise DataError(f"{root} needs a folder of images for each of two or more classes: {found}")
     labels = [label for label, found in enumerate(files) for _ in found]
-    pixels = read_images([path for found in files for path in found], 3, image_size)
+    size = (image_size, image_size) if image_size else None
+    pixels = read_images([path for found in files for path in found], 3, size)
     return from_arrays("folder", pixels, labels, [f.name for f in folders])
+
+
+def _image_files(folder: Path) -> list[Path]:
+    def fail(error: OSError):
+        raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def split(data: Images, shares: Sequence[float], seed: int) -> list[Images]:
@@ -284,7 +342,7 @@ def split(data: Images, shares: Sequence[float], seed: int) -> list[Images]:
     Raises:
         DataError: where the shares are off, or a class is too small for every part.
     """
-    if not shares or min(shares) <= 0 or sum(shares) > 1 + 1e-9:
+    if not shares or not min(shares) > 0 or not sum(shares) <= 1 + 1e-9:
         raise DataError(f"shares must be positive and sum to at most 1, got {tuple(shares)}")
     parts: list[list[Tensor]] = [[] for _ in shares]
     for members in _shuffled_classes(data, seed):
@@ -329,11 +387,18 @@ class Augment:
         pad: images are padded by this many zero pixels and cropped back at random.
         flip: mirror half of the images; wrong for digits and letters.
         erase: side of a square set to zero in every image (DeVries and Taylor 2017), 0 for none.
+
+    Raises:
+        ValueError: for a negative number of pixels.
     """
 
     pad: int = 4
     flip: bool = True
     erase: int = 0
+
+    def __post_init__(self):
+        if min(self.pad, self.erase) < 0:
+            raise ValueError(f"pad and erase must not be negative, got {self.pad} and {self.erase}")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """uint8 `[B, C, H, W]` to the same shape; the input is left alone."""
@@ -395,4 +460,4 @@ def batches(
         if augment is not None:
             images = augment(images, generator)
         mine = slice(rank, len(indices) // world * world if world > 1 else None, world)
-        yield data.normalise(images[mine]), data.labels[picked][mine]
+        yield normalise(images[mine], data.mean, data.std), data.labels[picked][mine]

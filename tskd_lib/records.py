@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import math
 import os
 import platform
 import shlex
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 
 from .checkpoints import write_atomically
+from .losses import PRESETS
 
 COMMITTED = Path(__file__).parent / "runs"
 
@@ -46,6 +48,7 @@ def _many(items: dict) -> dict:
 TEXT, COUNT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+TIME = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"}
 QUALITY = _object({"accuracy": SHARE, "top5": SHARE, "nll": NUMBER, "ece": SHARE})
 SCHEMA = _object(
     {
@@ -74,7 +77,7 @@ SCHEMA = _object(
         ),
         "provenance": _object(
             {
-                "started": {"type": "string", "format": "date-time"},
+                "started": TIME,
                 "command": TEXT,
                 "git commit": {"type": ["string", "null"]},
                 "git clean": {"type": ["boolean", "null"]},
@@ -95,7 +98,13 @@ SCHEMA = _object(
                 "flops": _many(COUNT),
             }
         ),
-        "curve": _many({"type": "object", "required": ["epoch", "lr", "total", "seconds"]}),
+        "curve": _many(
+            {
+                "type": "object",
+                "required": ["epoch", "lr", "total", "seconds"],
+                "additionalProperties": {"type": ["number", "array"], "items": NUMBER},
+            }
+        ),
         "results": _object(
             {
                 "exits": _many(QUALITY),
@@ -110,13 +119,19 @@ SCHEMA = _object(
 
 @functools.cache
 def _validator():
-    import jsonschema
+    from jsonschema import Draft202012Validator, validators
 
-    return jsonschema.Draft202012Validator(SCHEMA)
+    def is_number(_, value) -> bool:
+        if isinstance(value, float):
+            return math.isfinite(value)
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine("number", is_number)
+    return validators.extend(Draft202012Validator, type_checker=types)(SCHEMA)
 
 
 def check(record: dict, name: str = "the record") -> dict:
-    """The record itself, if it follows `SCHEMA`.
+    """The record itself, if it follows `SCHEMA`; its numbers must be finite.
 
     Raises:
         RecordError: naming the first place where it does not.
@@ -141,7 +156,7 @@ def read(path: Path) -> dict:
         RecordError: for a file that is missing, is not JSON or breaks the schema.
     """
     try:
-        return check(json.loads(Path(path).read_text()), str(path))
+        return check(json.loads(Path(path).read_text("utf-8")), str(path))
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror})") from None
     except ValueError:
@@ -160,25 +175,40 @@ def read_all(folder: Path = COMMITTED) -> list[dict]:
     return [read(path) for path in paths]
 
 
-def frame(records: Iterable[dict]):
-    """The results as a long DataFrame: one row for each run and exit or vote.
+def answers(results: dict, parameters: list[int], flops: list[int]):
+    """The results of one network as a DataFrame: a row for each exit and vote.
 
-    Columns: experiment, method, seed, answer ("exit 1".. or "vote majority"..), accuracy,
-    top5, nll, ece (shares, not percent), parameters and flops up to there.
+    The last exit is "deepest", those before it are "exit 1", "exit 2" and so on; a network of
+    one exit has no vote. The columns: accuracy, top5, nll, ece (shares, not percent),
+    parameters and flops up to there.
     """
     import pandas as pd
 
-    rows = []
+    exits = [f"exit {i + 1}" for i in range(len(results["exits"]) - 1)] + ["deepest"]
+    rows = dict(zip(exits, results["exits"]))
+    costs = dict(zip(exits, zip(parameters, flops)))
+    if len(exits) > 1:
+        rows |= {f"vote {rule}": quality for rule, quality in results["votes"].items()}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table["parameters"], table["flops"] = zip(*(costs.get(r, costs["deepest"]) for r in rows))
+    return table.rename_axis("answer")
+
+
+def frame(records: Iterable[dict]):
+    """The results of many runs as one DataFrame: a row for each run and exit or vote.
+
+    Columns: experiment, method, seed, answer and the columns of `answers`.
+    """
+    import pandas as pd
+
+    tables = []
     for record in records:
-        run = {key: record[key] for key in ("experiment", "method", "seed")}
-        cost, results = record["cost"], record["results"]
-        for i, quality in enumerate(results["exits"]):
-            costs = {key: cost[key][i] for key in ("parameters", "flops")}
-            rows.append({**run, "answer": f"exit {i + 1}", **quality, **costs})
-        for rule, quality in results["votes"].items():
-            costs = {key: cost[key][-1] for key in ("parameters", "flops")}
-            rows.append({**run, "answer": f"vote {rule}", **quality, **costs})
-    return pd.DataFrame(rows)
+        cost = record["cost"]
+        table = answers(record["results"], cost["parameters"], cost["flops"]).reset_index()
+        for place, key in enumerate(("experiment", "method", "seed")):
+            table.insert(place, key, record[key])
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _git(*arguments: str) -> str | None:
@@ -210,8 +240,12 @@ def hardware(device: torch.device) -> str:
 
 
 def provenance(device: torch.device, processes: int, precision: str) -> dict:
-    """Where a run comes from: time, command, commit, versions and hardware, as of now."""
-    status = _git("status", "--porcelain")
+    """Where a run comes from: time, command, commit, versions and hardware, as of now.
+
+    Commit and cleanness are None where git does not keep this library, as in an installed copy.
+    """
+    ours = _git("ls-files", "--error-unmatch", os.path.basename(__file__)) is not None
+    status = _git("status", "--porcelain") if ours else None
     packages = ("torch", "torchvision", "accelerate", "numpy")
     versions = {name: metadata.version(name) for name in packages}
     from . import __version__
@@ -219,7 +253,7 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
     return {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
-        "git commit": _git("rev-parse", "HEAD"),
+        "git commit": _git("rev-parse", "HEAD") if ours else None,
         "git clean": None if status is None else status == "",
         "versions": {"python": platform.python_version(), "tskd_lib": __version__, **versions},
         "device": device.type,
@@ -231,26 +265,28 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
 
 
 def summary(results):
-    """Accuracy in percent as mean and deviation over seeds: methods by exits and votes.
+    """Accuracy in percent, methods by exits and votes: mean and deviation over seeds.
 
     Args:
         results: from `frame`.
 
     Returns:
-        A DataFrame of text, one row a method.
+        A DataFrame of text, one row a method in the order of `losses.PRESETS`, others (the
+        teacher) first; "±" and the deviation where there are several seeds.
     """
-    groups = (100 * results.set_index(["method", "answer"]).accuracy).groupby(
-        level=[0, 1], sort=False
-    )
+    groups = (100 * results.accuracy).groupby([results.method, results.answer], sort=False)
     cells = groups.mean().map("{:.2f}".format)
-    spread = groups.std()
-    if spread.notna().all():
-        cells += " ± " + spread.map("{:.2f}".format)
-    return cells.unstack(sort=False).fillna("")
+    several = groups.size() > 1
+    cells[several] += " ± " + groups.std()[several].map("{:.2f}".format)
+    answers = sorted(results.answer.unique(), key=lambda a: (a.startswith("vote"), a == "deepest"))
+    places = {method: place for place, method in enumerate(PRESETS)}
+    methods = sorted(results.method.unique(), key=lambda method: places.get(method, -1))
+    return cells.unstack().reindex(methods)[answers].fillna("")
 
 
 def markdown(table) -> str:
     """A DataFrame as a Markdown table, its index as the first column."""
-    lines = [[table.index.name or "", *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
-    lines += [[str(label), *map(str, row)] for label, row in zip(table.index, table.values)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[table.index.name or "", *table.columns], ["---"] + ["---:"] * table.shape[1]]
+    lines += [[label, *row] for label, row in zip(table.index, table.to_numpy().tolist())]
+    cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,0 +1,38 @@
+"""What several tests need: a small piece of the digits, and tiny students."""
+
+import pytest
+import torch
+
+from tskd_lib import data
+from tskd_lib.exits import build_student
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """(train, test): 20 and 10 images of every digit, 16 x 16."""
+    train, test = data.load("digits")
+    return data.per_class(train, 20, 0), data.per_class(test, 10, 0)
+
+
+@pytest.fixture
+def tiny():
+    """A function that makes a small network for the digits."""
+
+    def make(exits="all", seed=0, name="resnet8", **options):
+        return build_student(
+            name,
+            10,
+            (1, 16, 16),
+            width=0.5,
+            exits=exits,
+            strength="separable",
+            seed=seed,
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)

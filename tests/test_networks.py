@@ -1,0 +1,86 @@
+"""Backbones against torchvision's, and what `build` refuses."""
+
+import pytest
+import torch
+import torchvision
+
+from tskd_lib import networks
+
+
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [("resnet18", "resnet18"), ("resnet50", "resnet50"), ("vgg16", "vgg16_bn"), ("alexnet",) * 2],
+)
+def test_the_same_weights_give_torchvisions_output(ours, theirs):
+    torch.manual_seed(0)
+    expected = getattr(torchvision.models, theirs)(num_classes=17).eval()
+    backbone = networks.build(ours, 17, (3, 224, 224), stem="imagenet").eval()
+    assert len(backbone.state_dict()) == len(expected.state_dict())
+    weights = zip(backbone.state_dict(), expected.state_dict().values())
+    backbone.load_state_dict(dict(weights))
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone(images), expected(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, millions",
+    # He et al. 2016, table 6 (CIFAR) and torchvision's published counts (ImageNet)
+    [("resnet20", 0.27), ("resnet32", 0.46), ("resnet56", 0.85), ("resnet110", 1.73)],
+)
+def test_published_sizes_for_cifar(name, millions):
+    count = sum(p.numel() for p in networks.build(name, 10).parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize("name, millions", [("resnet34", 21.80), ("resnet101", 44.55)])
+def test_published_sizes_for_imagenet(name, millions):
+    backbone = networks.build(name, 1000, (3, 64, 64), stem="imagenet")
+    assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize("name", [n for n in networks.names() if n not in ("resnet152", "vgg19")])
+def test_every_network_trains_on_small_images(name):
+    backbone = networks.build(name, 5, (1, 32, 32), width=0.125)
+    logits = backbone(torch.randn(2, 1, 32, 32))
+    assert logits.shape == (2, 5)
+    logits.sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
+def test_stages_and_width():
+    student = networks.build("resnet18", 100, width=0.25)
+    assert networks.feature_shapes(student) == [
+        (16, 32, 32),
+        (32, 16, 16),
+        (64, 8, 8),
+        (128, 4, 4),
+    ]
+    assert student.training, "the dry run must not leave the network in evaluation mode"
+    three = networks.build("resnet20", 10, (3, 32, 32))
+    assert [shape[0] for shape in networks.feature_shapes(three)] == [16, 32, 64]
+
+
+def test_the_weights_follow_the_seed():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return networks.build("resnet8", 10).state_dict()["stem.0.weight"]
+
+    torch.testing.assert_close(weights(1), weights(1), rtol=0, atol=0)
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"name": "resnet19"}, "unknown network 'resnet19'; known are resnet8"),
+        ({"stem": "tiny"}, "unknown stem"),
+        ({"classes": 0}, "must be positive"),
+        ({"width": -1}, "must be positive"),
+        ({"input_shape": (3, 0, 32)}, "must be positive"),
+        ({"name": "vgg11", "input_shape": (1, 16, 16)}, "16 x 16 are too small for vgg11"),
+    ],
+)
+def test_what_cannot_be_built_is_said(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        networks.build(**{"name": "resnet8", "classes": 10, **arguments})

@@ -1,0 +1,315 @@
+"""The training loop: it learns, it shares fairly, it survives, and it says what went wrong."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tskd_lib import checkpoints, data, training
+from tskd_lib.losses import PRESETS, Objective
+from tskd_lib.training import Recipe, Student, TrainingDiverged, fit, learning_rate, predict
+
+RECIPE = Recipe(
+    epochs=2, batch_size=50, learning_rate=0.05, augment=data.Augment(1, False), precision="fp32"
+)
+
+
+def fit_quietly(*arguments, **options):
+    return fit(*arguments, progress=False, **options)
+
+
+def weights(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+
+
+def test_a_teacher_and_a_student_learn(digits, tiny):
+    train, test = digits
+    recipe = dataclasses.replace(RECIPE, epochs=20, learning_rate=0.1, precision="auto")
+    teacher = tiny("deepest", seed=1)
+    history = fit_quietly({"teacher": Student(teacher, PRESETS["baseline"])}, train, recipe)
+    student = tiny()
+    history |= fit_quietly(
+        {"tskd": Student(student, PRESETS["tskd"])}, train, recipe, teacher, test
+    )
+    for rows in history.values():
+        assert rows[-1]["total"] < 0.7 * rows[0]["total"]
+    accuracy = (predict(student, test).argmax(-1) == test.labels).float().mean(1)
+    assert accuracy[-1] > 0.5
+    assert history["tskd"][-1]["accuracy"] == pytest.approx(accuracy.tolist())
+    assert [row["epoch"] for row in history["tskd"]] == list(range(1, 21))
+    assert {"label", "teacher", "self", "feature", "total"} < set(history["tskd"][0])
+    assert history["tskd"][-1]["lr"] < 0.01 < history["tskd"][3]["lr"]
+
+
+def test_students_side_by_side_end_as_if_alone(digits, tiny):
+    train, teacher = digits[0], tiny("deepest", seed=1)
+
+    def students(names):
+        return {n: Student(tiny(PRESETS[n].exits), PRESETS[n]) for n in names}
+
+    together = students(PRESETS)
+    fit_quietly(together, train, RECIPE, teacher)
+    for name in ("kd", "tskd"):
+        alone = students([name])
+        fit_quietly(alone, train, RECIPE, teacher)
+        assert_same_weights(weights(alone[name].network), weights(together[name].network))
+
+
+def test_one_step_is_sgd_with_nesterov_momentum(digits, tiny):
+    train = digits[0].subset(range(20))
+    recipe = dataclasses.replace(
+        RECIPE, epochs=1, batch_size=20, weight_decay=0.1, schedule="cosine", augment=None
+    )
+    network, reference = tiny("deepest"), tiny("deepest")
+    fit_quietly({"one": Student(network, PRESETS["baseline"])}, train, recipe)
+    images = data.normalise(train.images, train.mean, train.std)
+    logits = reference.train()(images).logits[-1]
+    torch.nn.functional.cross_entropy(logits, train.labels).backward()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            gradient = parameter.grad + decay * parameter
+            # the first Nesterov step: gradient + momentum * gradient
+            parameter -= recipe.learning_rate * (1 + recipe.momentum) * gradient
+    for (name, ours), expected in zip(network.named_parameters(), reference.parameters()):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_clipping_bounds_the_step(digits, tiny):
+    recipe = dataclasses.replace(
+        RECIPE, epochs=1, batch_size=200, momentum=0, weight_decay=0, schedule="cosine", clip=1e-3
+    )
+    network = tiny("deepest")
+    before = weights(network)
+    fit_quietly({"one": Student(network, PRESETS["baseline"])}, digits[0], recipe)
+    moved = [(p - before[name]).norm() for name, p in network.named_parameters()]
+    step = torch.stack(moved).norm().item()
+    assert step == pytest.approx(recipe.learning_rate * recipe.clip, rel=1e-2)
+
+
+def test_fitting_leaves_no_wrapper_behind(digits, tiny):
+    network = tiny("deepest")
+    before = network.forward
+    recipe = dataclasses.replace(RECIPE, epochs=1, precision="bf16")
+    fit_quietly({"one": Student(network, PRESETS["baseline"])}, digits[0], recipe)
+    assert network.forward == before
+    other = dataclasses.replace(RECIPE, epochs=1, precision="fp32")
+    fit_quietly({"one": Student(network, PRESETS["baseline"])}, digits[0], other)
+
+
+@given(steps=st.integers(2, 500), schedule=st.sampled_from(training.SCHEDULES))
+@settings(max_examples=50, deadline=None)
+def test_schedules(steps, schedule):
+    recipe = Recipe(schedule=schedule, learning_rate=0.3)
+    rates = [learning_rate(recipe, step, steps) for step in range(steps)]
+    top = rates.index(max(rates))
+    assert all(0 < rate <= 0.3 for rate in rates)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    if schedule == "cosine":
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.3)
+        torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for rate in rates:
+            assert rate == pytest.approx(torchs.get_last_lr()[0], abs=1e-9)
+            optimizer.step(), torchs.step()
+    else:
+        assert top == pytest.approx(steps / 4, abs=1)
+
+
+def test_predict_is_the_networks_own_answer(digits, tiny):
+    network, test = tiny().train(), digits[1]
+    logits = predict(network, test, "fp32", batch_size=33)
+    assert network.training and logits.shape == (3, 100, 10)
+    with torch.inference_mode():
+        images = data.normalise(test.images, test.mean, test.std)
+        torch.testing.assert_close(logits, network.eval()(images).logits, rtol=1e-4, atol=1e-4)
+    half = predict(network, test, "bf16")
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, logits, rtol=0.1, atol=0.2)
+
+
+# --- interruption -------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tskd_lib import data
+from tskd_lib.exits import build_student
+from tskd_lib.losses import PRESETS
+from tskd_lib.training import Recipe, Student, fit
+
+train = data.per_class(data.load("digits")[0], 60, 0)
+students = {
+    name: Student(build_student("resnet8", 10, (1, 16, 16), width=0.5, exits=PRESETS[name].exits),
+                  PRESETS[name])
+    for name in ("baseline", "byot")
+}
+recipe = Recipe(epochs=4, batch_size=30, learning_rate=0.05, augment=data.Augment(1, False))
+folder = Path(sys.argv[1])
+fit(students, train, recipe, folder=folder, progress=False)
+print("finished")
+"""
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_killed_run_ends_with_the_very_same_weights(tmp_path):
+    assert start(tmp_path / "whole").communicate()[0] == "finished\n"
+    expected, about = checkpoints.read(tmp_path / "whole" / "state.json")
+    assert about["epoch"] == 4
+
+    process = start(tmp_path / "killed")
+    state = tmp_path / "killed" / "state.json"
+    deadline = time.monotonic() + 120
+    while not state.exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.communicate()[0] == "" and process.returncode == -signal.SIGKILL
+    assert checkpoints.read(state)[1]["epoch"] < 4, "it was killed too late to prove anything"
+
+    assert start(tmp_path / "killed").communicate()[0] == "finished\n"
+    resumed, about = checkpoints.read(state)
+    assert about["epoch"] == 4 and len(about["history"]["byot"]) == 4
+    assert_same_weights(expected, resumed)
+
+
+def test_a_state_of_other_settings_is_refused(digits, tiny, tmp_path):
+    def students():
+        return {"one": Student(tiny("deepest"), PRESETS["baseline"])}
+
+    fit_quietly(students(), digits[0], RECIPE, folder=tmp_path)
+    before = (tmp_path / "state.json").read_bytes()
+    for recipe, images in [
+        (dataclasses.replace(RECIPE, learning_rate=0.01), digits[0]),
+        (RECIPE, digits[1]),
+    ]:
+        with pytest.raises(checkpoints.CheckpointError, match="other settings"):
+            fit_quietly(students(), images, recipe, folder=tmp_path)
+    assert (tmp_path / "state.json").read_bytes() == before
+
+
+# --- what goes wrong ----------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(digits, tiny, tmp_path):
+    student = Student(tiny(), Objective(feature=1.0))
+    recipe = dataclasses.replace(RECIPE, epochs=3)
+    original, calls = student.network.forward, []
+
+    def forward(images):
+        calls.append(len(images))
+        outputs = original(images)
+        if len(calls) == 7:  # four batches an epoch: epoch 2, step 3
+            return outputs._replace(features=outputs.features * math.inf)
+        return outputs
+
+    student.network.forward = forward
+    with pytest.raises(TrainingDiverged) as caught:
+        fit_quietly({"mine": student}, digits[0], recipe, folder=tmp_path)
+    message = str(caught.value)
+    assert message.startswith("mine: the loss term 'feature' is nan at epoch 2, step 3")
+    assert f"{tmp_path / 'state.json'} (epoch 1)" in message
+    assert checkpoints.read(tmp_path / "state.json")[1]["epoch"] == 1
+
+
+def test_weights_that_are_not_finite_are_never_saved(digits, tiny, tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=200, learning_rate=1e38)
+    with pytest.raises(TrainingDiverged, match="a weight is not finite.*last good.*none"):
+        student = Student(tiny("deepest"), PRESETS["baseline"])
+        with torch.no_grad():
+            student.network.backbone.classifier.weight.mul_(1e4)
+        fit_quietly({"mine": student}, digits[0], recipe, folder=tmp_path)
+    assert not (tmp_path / "state.json").exists()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"batch_size": -1}, "batch_size must be positive"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive"),
+        ({"momentum": -0.1}, "momentum must not be negative"),
+        ({"clip": 0.0}, "clip must be positive"),
+        ({"schedule": "steps"}, "unknown schedule 'steps'"),
+        ({"precision": "int8"}, "unknown precision 'int8'"),
+    ],
+)
+def test_recipes_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**settings)
+
+
+def test_what_does_not_fit_together_is_said(digits, tiny):
+    train = digits[0]
+    student = {"mine": Student(tiny("deepest"), PRESETS["kd"])}
+    with pytest.raises(ValueError, match="mine learn from a teacher, and none was given"):
+        fit_quietly(student, train, RECIPE)
+    wrong = training.MultiExitNet(training_backbone(classes=7), "deepest")
+    with pytest.raises(ValueError, match="teacher knows 7 classes of 1-channel images"):
+        fit_quietly(student, train, RECIPE, teacher=wrong)
+    colour = training.MultiExitNet(training_backbone(channels=3), "deepest")
+    with pytest.raises(ValueError, match="student 'c' knows 10 classes of 3-channel"):
+        fit_quietly({"c": Student(colour, PRESETS["baseline"])}, train, RECIPE)
+    with pytest.raises(ValueError, match="no images"):
+        fit_quietly(student, train.subset([]), RECIPE, teacher=tiny("deepest"))
+
+
+def training_backbone(classes=10, channels=1):
+    from tskd_lib import networks
+
+    return networks.build("resnet8", classes, (channels, 16, 16), width=0.5)
+
+
+# --- precision and several processes ------------------------------------------------------
+
+
+def test_auto_precision_follows_the_device(monkeypatch):
+    cpu = torch.device("cpu")
+    for supported, expected in [(True, "bf16"), (False, "fp32")]:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s)
+        assert training.choose_precision("auto", cpu) == expected
+    assert training.choose_precision("fp16", cpu) == "fp16"
+    assert training.choose_precision("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
+def test_two_processes_do_what_one_does(tmp_path):
+    """Without batch norm, two halves of a batch give the whole batch's gradient."""
+    script = Path(tmp_path / "both.py")
+    script.write_text(
+        SCRIPT.replace('"resnet8"', '"alexnet"')
+        .replace('("baseline", "byot")', '("baseline",)')
+        .replace("Recipe(", 'Recipe(precision="fp32", ')
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for count in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={count}", str(script), str(tmp_path / str(count))]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+    one, two = (checkpoints.read(tmp_path / str(n) / "state.json")[0] for n in (1, 2))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-2, atol=1e-4, msg=name)
+    history = json.loads((tmp_path / "2" / "state.json").read_text())["history"]["baseline"]
+    assert history[-1]["total"] < history[0]["total"]

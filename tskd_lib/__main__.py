@@ -360,7 +360,7 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("checkpoint", type=Path, help="the .json file of a trained network")
     one.add_argument("images", nargs="+", type=Path, help="image files")
     one.add_argument("--threshold", type=NOT_NEGATIVE, default=0.9, metavar="SHARE",
-                     help="confidence at which an exit answers (%(default)s; 2: never)")  # fmt: skip
+                     help="confidence at which exits answer (%(default)s; 2: never)")  # fmt: skip
     one.add_argument("--vote", choices=voting.RULES, help="vote of the exits reached")
     one.add_argument("--json", action="store_true", help="print JSON")
 

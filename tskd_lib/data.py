@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -272,17 +273,21 @@ def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | No
     """
     from PIL import Image
 
+    def read(path: Path) -> Image.Image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an error says enough
+            with Image.open(path) as file:
+                if file.mode.startswith(("I", "F")):
+                    raise ValueError("more than 8 bits a channel; convert it to 8 bits first")
+                return file.convert("L" if channels == 1 else "RGB")
+
     pixels = []
     for path in paths:
         try:
-            with Image.open(path) as file:
-                deep = file.mode.startswith(("I", "F"))
-                image = file.convert("L" if channels == 1 else "RGB")
+            image = read(path)
         except Exception as error:  # decoding damaged files raises almost anything
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{path} cannot be read as an image ({reason})") from None
-        if deep:
-            raise DataError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
         if size:
             image = image.resize(size[::-1], Image.Resampling.BILINEAR)
         pixels.append(np.asarray(image).reshape(image.height, image.width, channels))

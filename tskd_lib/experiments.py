@@ -37,11 +37,10 @@ def summarise(logits: Tensor, labels: Tensor) -> dict:
             "ece": float(metrics.calibration(probabilities, labels).ece),
         }
 
-    right = logits.argmax(-1) == labels
     return {
         "exits": [quality(p) for p in voting.probabilities(logits)],
         "votes": {rule: quality(voting.vote(logits, rule)) for rule in voting.RULES},
-        "oracle": float(right.any(0).float().mean()),
+        "oracle": voting.accuracies(logits, labels)["oracle"],
     }
 
 

@@ -275,9 +275,9 @@ def summary(results):
         teacher) first; "±" and the deviation where there are several seeds.
     """
     groups = (100 * results.accuracy).groupby([results.method, results.answer], sort=False)
-    cells = groups.mean().map("{:.2f}".format)
-    several = groups.size() > 1
-    cells[several] += " ± " + groups.std()[several].map("{:.2f}".format)
+    spread = groups.std()
+    spread = spread.map(" ± {:.2f}".format).where(spread.notna(), "")
+    cells = groups.mean().map("{:.2f}".format) + spread
     answers = sorted(results.answer.unique(), key=lambda a: (a.startswith("vote"), a == "deepest"))
     places = {method: place for place, method in enumerate(PRESETS)}
     methods = sorted(results.method.unique(), key=lambda method: places.get(method, -1))

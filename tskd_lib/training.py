@@ -111,12 +111,19 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "fp32"
 
 
+def default_device() -> torch.device:
+    """Where training runs: the GPU of this process (CUDA or Apple's), else the CPU."""
+    from accelerate.state import PartialState
+
+    return PartialState().device
+
+
 def make_accelerator(precision: str):
     """Accelerate's view of this process: device, precision, and its place among others."""
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import AcceleratorState
 
-    mixed = choose_precision(precision, PartialState().device)
+    mixed = choose_precision(precision, default_device())
     AcceleratorState._reset_state()  # else the first precision of a process is its last
     return Accelerator(mixed_precision="no" if mixed == "fp32" else mixed)
 

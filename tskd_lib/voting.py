@@ -170,6 +170,7 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """What each exit, each vote and the oracle reach, as fractions of the images.
 
     The oracle is right wherever any exit is: what a perfect choice of the exit would reach.
+    It bounds the exits and the majority; a mean may even find a class that no exit put first.
 
     Args:
         logits: `[K, N, C]`.

@@ -1,0 +1,57 @@
+"""Execute one notebook in place and keep only what a reader needs.
+
+    python scripts/run_notebook.py 01-quickstart
+
+Times, warnings and versions are left out, so that two executions differ only where results do.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Remove what differs from run to run, and give every notebook the same description."""
+    notebook.metadata.update(kernelspec=KERNEL, language_info={"name": "python"})
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+
+
+def run(path: Path) -> None:
+    """Execute the notebook at `path` from its own folder and write it back."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    tidy(notebook)
+    nbformat.write(notebook, path)
+
+
+def main(arguments: list[str]) -> int:
+    """Find the notebook by its name; leave it as it was if a cell fails."""
+    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    if len(arguments) != 1 or arguments[0] not in names:
+        print(f"Name one of the notebooks: {', '.join(names)}", file=sys.stderr)
+        return 2
+    try:
+        run(NOTEBOOKS / f"{arguments[0]}.ipynb")
+    except CellExecutionError as error:
+        print(f"{error}\nThe notebook was left as it was.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""Fill the README's tables from the committed records.
+
+    python scripts/update_readme.py
+
+What stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced; a test says when
+it is out of date.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from tskd_lib import records
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+EXPERIMENT = "cifar100-small"
+
+
+def results() -> str:
+    """The methods on CIFAR-100, and how the numbers were made."""
+    found = records.read_all(records.COMMITTED / EXPERIMENT)
+    table = records.frame(found)
+    table = table[~table["answer"].isin(["vote majority", "vote logit", "vote geometric"])]
+    students = [record for record in found if record["method"] != "teacher"]
+    (teacher,) = (record for record in found if record["method"] == "teacher")
+    one, origin = students[0], students[0]["provenance"]
+    seeds = len({record["seed"] for record in students})
+    counts = ", ".join(
+        f"{record['method']} {record['cost']['images per second']:,.0f}" for record in students
+    )
+    return "\n".join(
+        [
+            f"Test accuracy in percent after the last epoch, {seeds} seed{'s' * (seeds > 1)}: "
+            f"the students saw {one['data']['train images']:,} images for "
+            f"{one['configuration']['recipe']['epochs']} epochs, their teacher for "
+            f"{teacher['configuration']['recipe']['epochs']}.",
+            "",
+            records.markdown(records.summary(table)),
+            "",
+            f"Made with `{origin['command']}` at commit `{origin['git commit'][:7]}` on "
+            f"{origin['hardware']}, {origin['threads']} threads, {origin['precision']}. "
+            f"Training steps, images/s: {counts}.",
+        ]
+    )
+
+
+def bench() -> str:
+    """What `tskd bench` measured."""
+    record = json.loads((records.COMMITTED / "bench.json").read_text("utf-8"))
+    lines = ["| in one run, in turns | median | rounds | wanted |", "|---|---:|---:|---|"]
+    for name, row in record["results"].items():
+        wanted = [f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in row["bar"].items()]
+        verdict = {True: ", reached", False: ", **missed**", None: ""}[row["reached"]]
+        spread = f"{row['low']:.3f} to {row['high']:.3f}"
+        lines.append(f"| {name} | {row['value']:.3f} | {spread} | {''.join(wanted)}{verdict} |")
+    origin = record["provenance"]
+    lines += ["", f"On {origin['hardware']}, {origin['threads']} threads, {origin['precision']}."]
+    for name, shares in record["profiles"].items():
+        parts = [f"{title} {share:.0%}" for title, share in shares.items()]
+        lines.append(f"Where the time of the {name} goes: {', '.join(parts)}.")
+    for name, row in record["compile"].items():
+        if "reason" in row:
+            lines.append(f"`torch.compile` of {name} does not work here: {row['reason']}.")
+        else:
+            steps = row["pays after steps"]
+            pays = "never pays" if steps is None else f"has paid after {steps:,} steps"
+            lines.append(f"`torch.compile` of {name} takes {row['seconds']:.0f} s and {pays}.")
+    return "\n".join(lines)
+
+
+def filled(text: str) -> str:
+    """The README with its tables as they should be."""
+    for name, table in {"results": results(), "bench": bench()}.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        pattern = f"{re.escape(begin)}.*{re.escape(end)}"
+        text = re.sub(pattern, lambda _, new=f"{begin}\n{table}\n{end}": new, text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text("utf-8")), "utf-8")

@@ -1,0 +1,824 @@
+"""Images: what is read is what is there, splits are fair, augmentation does what it says."""
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import struct
+import sys
+import tarfile
+import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tskd_lib import data
+from tskd_lib.data import Augment, DataError, Images, batches, from_arrays, load, normalise, split
+
+CASES = settings(max_examples=25, deadline=None)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def images(labels, height=6, width=6, channels=3, seed=0):
+    """`Images` with these labels and noise for pixels."""
+    names = [f"class {i}" for i in range(max(labels, default=0) + 1)]
+    return from_arrays(
+        "noise", pixels(len(labels), height, width, channels, seed=seed), labels, names
+    )
+
+
+def numbered(count, classes=3):
+    """`Images` whose pixels tell which image it is."""
+    values = np.arange(count, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    names = [str(i) for i in range(classes)]
+    return from_arrays("numbered", values, [i % classes for i in range(count)], names)
+
+
+def numbers(part):
+    return part.images[:, 0, 0, 0].tolist()
+
+
+# One type
+
+
+def test_digits_are_all_there():
+    train, test = load("digits")
+    assert len(train) + len(test) == 1797
+    assert train.shape == test.shape == (1, 16, 16)
+    assert train.classes == tuple("0123456789")
+    assert train.images.max() == 255 and train.images.min() == 0
+    assert (train.mean, train.std) == (test.mean, test.std)
+    plain, _ = load("digits", image_size=8)
+    from sklearn.datasets import load_digits
+
+    scans = {scan.tobytes() for scan in (load_digits().images * 255 / 16).round().astype(np.uint8)}
+    assert {image.numpy().tobytes() for image in plain.images[:, 0]} <= scans
+
+
+def test_an_image_keeps_its_label_and_its_pixels():
+    raw = pixels(4, 5, 7, 3)
+    made = from_arrays("x", raw, [2, 0, 1, 2], "abc")
+    assert made.shape == (3, 5, 7) and made.images.is_contiguous()
+    assert made.labels.tolist() == [2, 0, 1, 2] and made.classes == ("a", "b", "c")
+    for i, c in np.ndindex(4, 3):
+        assert (made.images[i, c].numpy() == raw[i, :, :, c]).all()
+    grey = from_arrays("x", raw[..., 0], [0, 1, 0, 1], "ab")
+    assert grey.shape == (1, 5, 7) and (grey.images[:, 0].numpy() == raw[..., 0]).all()
+    part = made.subset([3, 0])
+    assert part.labels.tolist() == [2, 2] and torch.equal(part.images, made.images[[3, 0]])
+    assert made.to("cpu").checksum() == made.checksum()
+
+
+def test_resizing_averages_and_keeps_flat_images_flat():
+    raw = np.zeros((2, 8, 8), np.uint8)
+    raw[0], raw[1, :, 4:] = 77, 255
+    small = from_arrays("x", raw, [0, 1], "ab", image_size=4)
+    assert small.shape == (1, 4, 4)
+    assert (small.images[0] == 77).all()
+    row = small.images[1, 0, 1].int()
+    assert row[0] == 0 and row[3] == 255 and row[1] + row[2] == 255
+
+
+def test_statistics_normalise_the_whole_set():
+    made = images([0, 1] * 20, seed=3)
+    float_images = normalise(made.images, made.mean, made.std)
+    assert float_images.dtype == torch.float32
+    assert float_images.is_contiguous(memory_format=torch.channels_last)
+    flat = float_images.double().movedim(1, 0).flatten(1)
+    assert flat.mean(1).abs().max() < 1e-6
+    assert (flat.std(1, unbiased=False) - 1).abs().max() < 1e-6
+    expected = (made.images[3, 1, 2, 4].item() / 255 - made.mean[1]) / made.std[1]
+    assert float_images[3, 1, 2, 4].item() == pytest.approx(expected, rel=1e-5)
+    constant = from_arrays("x", np.full((2, 3, 3), 9, np.uint8), [0, 1], "ab")
+    assert normalise(constant.images, constant.mean, constant.std).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.zeros(2, 1, 4, 4)}, "uint8"),
+        ({"images": torch.zeros(2, 4, 4, dtype=torch.uint8)}, r"\[N, C, H, W\]"),
+        ({"labels": torch.zeros(2, dtype=torch.int32)}, "int64"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "one for each image"),
+        ({"labels": torch.tensor([0, 2])}, "labels go from 0 to 2, but 2 classes need 0 to 1"),
+        ({"labels": torch.tensor([-1, 1])}, "labels go from -1 to 1"),
+        ({"mean": (0.5, 0.5)}, "one value for each channel"),
+        ({"std": ()}, "one value for each channel"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(change, message):
+    right = {
+        "name": "mine",
+        "images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8),
+        "labels": torch.tensor([0, 1]),
+        "classes": ("a", "b"),
+        "mean": (0.5,),
+        "std": (0.2,),
+    }
+    Images(**right)
+    with pytest.raises(DataError, match=f"^mine: .*{message}"):
+        Images(**{**right, **change})
+
+
+@pytest.mark.parametrize(
+    ("pixels_", "labels", "message"),
+    [
+        (np.zeros((2, 4, 4)), [0, 1], "uint8"),
+        (np.zeros((2, 4), np.uint8), [0, 1], r"\[N, H, W\]"),
+        (np.zeros((2, 4, 4), np.uint8), [0.0, 0.7], "whole numbers"),
+        (np.zeros((2, 4, 4), np.uint8), [0, 2], "labels go from 0 to 2"),
+        (np.zeros((2, 4, 4), np.uint8), [0], "one for each image"),
+    ],
+)
+def test_arrays_that_are_no_labelled_images_are_refused(pixels_, labels, message):
+    with pytest.raises(DataError, match=message):
+        from_arrays("mine", pixels_, labels, "ab")
+
+
+def test_the_checksum_depends_on_every_pixel_label_and_shape():
+    one = images([0, 1, 2], 2, 3)
+    sums = {one.checksum(), one.subset([1, 0, 2]).checksum(), one.subset([0, 1]).checksum()}
+    for i in np.ndindex(3, 3, 2, 3):
+        changed = one.images.clone()
+        changed[i] ^= 1
+        sums.add(data.replace(one, images=changed).checksum())
+    for i in range(3):
+        labels = one.labels.clone()
+        labels[i] = (labels[i] + 1) % 3
+        sums.add(data.replace(one, labels=labels).checksum())
+    turned = one.images.reshape(3, 3, 3, 2)
+    sums.add(data.replace(one, images=turned).checksum())
+    assert len(sums) == 3 + 54 + 3 + 1
+    assert images([0, 1, 2], 2, 3).checksum() == one.checksum()
+    last = data.replace(one, images=one.images.contiguous(memory_format=torch.channels_last))
+    assert last.checksum() == one.checksum()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist",), "unknown data set 'mnist'; known are digits, cifar10"),
+        (("digits", "data", 0), "image size must be at least 1"),
+    ],
+)
+def test_load_refuses(arguments, message):
+    with pytest.raises(DataError, match=message):
+        load(*arguments)
+
+
+# Torchvision's data sets, small: files in its own layout, with checksums of their own
+
+
+@pytest.fixture(scope="module")
+def small_cifar100(tmp_path_factory):
+    """A folder with cifar-100-python, 6 and 3 images, and what they hold."""
+    return write_cifar(tmp_path_factory.mktemp("cifar"), torchvision.datasets.CIFAR100)
+
+
+def write_cifar(root, kind):
+    folder = root / kind.base_folder
+    folder.mkdir()
+    labels = "fine_labels" if kind is torchvision.datasets.CIFAR100 else "labels"
+    names = [f"name {i}" for i in range(4)]
+    truth = {"names": tuple(names), "md5": {}, "data": [], "labels": []}
+    for place, (file, _) in enumerate(kind.train_list + kind.test_list):
+        count = 6 if place == 0 else 3
+        rows = pixels(count, 3 * 32 * 32, seed=place)
+        entry = {"data": rows, labels: [i % 4 for i in range(count)], "filenames": ["x"] * count}
+        (folder / file).write_bytes(pickle.dumps(entry))
+        truth["data"].append(torch.from_numpy(rows.reshape(count, 3, 32, 32)))
+        truth["labels"].append(entry[labels])
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: names}))
+    for file in folder.iterdir():
+        truth["md5"][file.name] = hashlib.md5(file.read_bytes()).hexdigest()
+    return root, truth
+
+
+def expect(monkeypatch, kind, md5):
+    """Let torchvision's class expect the checksums of our small files."""
+    for files in ("train_list", "test_list"):
+        monkeypatch.setattr(kind, files, [[name, md5[name]] for name, _ in getattr(kind, files)])
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5[kind.meta["filename"]]})
+
+
+def no_network(monkeypatch, kind):
+    monkeypatch.setattr(kind, "url", "http://127.0.0.1:9/nothing.tar.gz", raising=False)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_read_as_it_is_written(monkeypatch, tmp_path, name):
+    kind = getattr(torchvision.datasets, data.TORCHVISION[name][0])
+    root, truth = write_cifar(tmp_path, kind)
+    expect(monkeypatch, kind, truth["md5"])
+    no_network(monkeypatch, kind)
+    train, test = load(name, root)
+    files = len(kind.train_list)
+    assert torch.equal(train.images, torch.cat(truth["data"][:files]))
+    assert torch.equal(test.images, torch.cat(truth["data"][files:]))
+    assert train.labels.tolist() == sum(truth["labels"][:files], [])
+    assert test.labels.tolist() == sum(truth["labels"][files:], [])
+    assert train.classes == test.classes == truth["names"]
+    assert (test.mean, test.std) == (train.mean, train.std)
+    assert load(name, root, image_size=8)[0].shape == (3, 8, 8)
+
+
+def test_fashion_mnist_is_read_as_it_is_written(tmp_path):
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    truth = {}
+    for part, count in (("train", 5), ("t10k", 2)):
+        scans, labels = pixels(count, 28, 28, seed=count), np.arange(count, dtype=np.uint8)
+        header = struct.pack(">iiii", 2051, count, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + scans.tobytes())
+        header = struct.pack(">ii", 2049, count)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+        truth[part] = scans
+    parts = load("fashion-mnist", tmp_path, download=False)
+    for part, scans in zip(parts, truth.values()):
+        assert (part.images[:, 0].numpy() == scans).all()
+        assert part.labels.tolist() == list(range(len(scans)))
+        assert len(part.classes) == 10 and "Sandal" in part.classes
+    cut = folder / "train-images-idx3-ubyte"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(DataError, match="fashion-mnist"):
+        load("fashion-mnist", tmp_path, download=False)
+
+
+def test_labels_out_of_range_are_refused(monkeypatch, tmp_path):
+    kind = torchvision.datasets.CIFAR100
+    root, truth = write_cifar(tmp_path, kind)
+    meta = tmp_path / kind.base_folder / "meta"
+    meta.write_bytes(pickle.dumps({"fine_label_names": ["only", "three", "names"]}))
+    truth["md5"]["meta"] = hashlib.md5(meta.read_bytes()).hexdigest()
+    expect(monkeypatch, kind, truth["md5"])
+    with pytest.raises(DataError, match="labels go from 0 to 3, but 3 classes"):
+        load("cifar100", root)
+
+
+def files_below(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+@pytest.fixture
+def server(monkeypatch, small_cifar100):
+    """CIFAR-100 from a real server on this machine; `.answer` says how it behaves."""
+    root, truth = small_cifar100
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.add(root / "cifar-100-python", "cifar-100-python")
+    archive = buffer.getvalue()
+
+    class Handler(BaseHTTPRequestHandler):
+        answer = "whole"
+        requests = 0
+
+        def do_GET(self):
+            Handler.requests += 1
+            body = {"whole": archive, "cut": archive[: len(archive) // 2], "refused": b""}.get(
+                self.answer, archive[:-1] + bytes([archive[-1] ^ 1])
+            )
+            self.send_response(404 if self.answer == "refused" else 200)
+            self.send_header("Content-Length", str(len(archive)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    kind = torchvision.datasets.CIFAR100
+    expect(monkeypatch, kind, truth["md5"])
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        monkeypatch.setattr(kind, "url", f"http://127.0.0.1:{running.server_port}/c.tar.gz")
+        monkeypatch.setattr(kind, "tgz_md5", hashlib.md5(archive).hexdigest())
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield Handler
+        running.shutdown()
+        thread.join()
+
+
+def test_a_download_arrives_and_is_not_repeated(server, tmp_path, small_cifar100):
+    train, _ = load("cifar100", tmp_path / "new" / "folder")
+    assert torch.equal(train.images, small_cifar100[1]["data"][0])
+    here = files_below(tmp_path / "new" / "folder")
+    assert here == [
+        "cifar-100-python",
+        *(f"cifar-100-python/{f}" for f in ("meta", "test", "train")),
+    ]
+    requests = server.requests
+    load("cifar100", tmp_path / "new" / "folder")
+    assert server.requests == requests
+
+
+@pytest.mark.parametrize("answer", ["cut", "altered", "refused"])
+def test_a_bad_download_leaves_nothing(server, tmp_path, answer):
+    server.answer = answer
+    expected = tmp_path / "cifar-100-python"
+    with pytest.raises(DataError, match="could not be downloaded") as caught:
+        load("cifar100", tmp_path)
+    assert f"expected its files in {expected}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert files_below(tmp_path) == []
+    server.answer = "whole"
+    assert len(load("cifar100", tmp_path)[0]) == 6
+
+
+def test_an_interrupted_download_leaves_nothing(server, monkeypatch, tmp_path):
+    def interrupt(*arguments, **options):
+        found = files_below(tmp_path)
+        assert any(name.endswith("cifar-100-python.tar.gz") for name in found)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torchvision.datasets.utils, "extract_archive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load("cifar100", tmp_path)
+    assert files_below(tmp_path) == []
+    assert len(load("cifar100", tmp_path)[0]) == 6
+
+
+def test_what_a_killed_download_left_does_no_harm(server, tmp_path):
+    (tmp_path / ".download-killed").mkdir()
+    (tmp_path / ".download-killed" / "cifar-100-python.tar.gz").write_bytes(b"half")
+    assert len(load("cifar100", tmp_path)[0]) == 6
+
+
+def test_files_that_are_not_as_published_are_replaced(server, tmp_path):
+    load("cifar100", tmp_path)
+    file = tmp_path / "cifar-100-python" / "train"
+    right = file.read_bytes()
+    file.write_bytes(right[:-1] + b"?")
+    with pytest.raises(DataError, match="cifar100 is not complete in .*cifar-100-python"):
+        load("cifar100", tmp_path, download=False)
+    assert len(load("cifar100", tmp_path)[0]) == 6
+    assert file.read_bytes() == right
+
+
+@pytest.mark.parametrize("name", data.TORCHVISION)
+def test_offline_names_the_expected_folder(monkeypatch, tmp_path, name):
+    kind = getattr(torchvision.datasets, data.TORCHVISION[name][0])
+    monkeypatch.setenv("no_proxy", "*")
+    no_network(monkeypatch, kind)
+    monkeypatch.setattr(
+        kind, "mirrors", ["http://127.0.0.1:9/", "http://127.0.0.1:10/"], raising=False
+    )
+    with pytest.raises(DataError, match="could not be downloaded") as caught:
+        load(name, tmp_path)
+    assert str(tmp_path / data.TORCHVISION[name][1]) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert files_below(tmp_path) == []
+
+
+def test_damaged_pickles_are_reported(monkeypatch, tmp_path):
+    kind = torchvision.datasets.CIFAR100
+    root, truth = write_cifar(tmp_path, kind)
+    train = root / kind.base_folder / "train"
+    train.write_bytes(b"not a pickle")
+    truth["md5"]["train"] = hashlib.md5(train.read_bytes()).hexdigest()
+    expect(monkeypatch, kind, truth["md5"])
+    with pytest.raises(DataError, match="cifar100 in .*cifar-100-python is damaged .* delete it"):
+        load("cifar100", root)
+
+
+@pytest.mark.skipif("TSKD_DATA_ROOT" not in os.environ, reason="TSKD_DATA_ROOT: no real data")
+def test_the_real_cifar100():
+    train, test = load("cifar100", os.environ["TSKD_DATA_ROOT"], download=False)
+    assert (len(train), len(test), train.shape, len(train.classes)) == (
+        50_000,
+        10_000,
+        (3, 32, 32),
+        100,
+    )
+    assert (torch.bincount(train.labels) == 500).all() and (
+        torch.bincount(test.labels) == 100
+    ).all()
+    assert train.mean == pytest.approx((0.5071, 0.4865, 0.4409), abs=5e-5)
+    assert train.std == pytest.approx((0.2673, 0.2564, 0.2762), abs=5e-5)
+    assert train.classes[:3] == ("apple", "aquarium_fish", "baby")
+
+
+# Folders
+
+
+def save(path, array, mode=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes, eight images each, 6 x 5, lossless."""
+    for label, name in enumerate(("cat", "dog")):
+        for i in range(8):
+            save(tmp_path / name / f"{i}.png", pixels(5, 6, 3, seed=10 * label + i))
+    return tmp_path
+
+
+def test_a_folder_is_split_by_class(tree):
+    train, test = load("folder", tree)
+    assert train.classes == test.classes == ("cat", "dog")
+    assert torch.bincount(train.labels).tolist() == [6, 6]
+    assert torch.bincount(test.labels).tolist() == [2, 2]
+    truth = {pixels(5, 6, 3, seed=10 * c + i).tobytes(): c for c in range(2) for i in range(8)}
+    for part in (train, test):
+        for image, label in zip(part.images.movedim(1, -1), part.labels):
+            assert truth.pop(image.contiguous().numpy().tobytes()) == label
+    assert not truth
+    again, _ = load("folder", tree)
+    assert again.checksum() == train.checksum()
+
+
+@pytest.mark.parametrize("held_out", data.HELD_OUT)
+def test_an_official_division_of_a_folder_is_kept(tmp_path, held_out):
+    for part, count in (("train", 3), (held_out, 2)):
+        for label, name in enumerate("ab"):
+            for i in range(count):
+                save(
+                    tmp_path / part / name / f"{i}.bmp", np.full((4, 4), 100 * label + i, np.uint8)
+                )
+    train, test = load("folder", tmp_path)
+    assert (len(train), len(test)) == (6, 4)
+    assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
+    assert test.images[:, 0, 0, 0].tolist() == [0, 1, 100, 101]
+    assert train.mean == test.mean
+    save(tmp_path / held_out / "c" / "0.bmp", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match="same class folders"):
+        load("folder", tmp_path)
+    shutil.rmtree(tmp_path / held_out / "c")
+    for file in (tmp_path / held_out).rglob("*.bmp"):
+        save(file, np.zeros((5, 5), np.uint8))
+    with pytest.raises(DataError, match="differ in image size; give an image size"):
+        load("folder", tmp_path)
+    assert load("folder", tmp_path, image_size=4)[1].shape == (3, 4, 4)
+
+
+def test_formats_and_modes_become_colour(tmp_path):
+    colour, grey = np.full((4, 4, 3), (200, 100, 50), np.uint8), np.full((4, 4), 90, np.uint8)
+    save(tmp_path / "a" / "1.jpg", colour, quality=100, subsampling=0)
+    save(tmp_path / "a" / "2.JPEG", grey)
+    save(tmp_path / "a" / "3.bmp", colour)
+    save(tmp_path / "b" / "1.png", colour, "RGBA")
+    save(tmp_path / "b" / "2.png", colour, "P")
+    save(tmp_path / "b" / "deep" / "er" / "3.png", grey)
+    save(tmp_path / "b" / "4.png", grey > 50)
+    save(tmp_path / ".hidden" / "1.png", colour)
+    save(tmp_path / "a" / ".checkpoints" / "1.png", colour)
+    (tmp_path / "a" / "._1.jpg").write_bytes(b"what a file system left")
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "list.csv").write_text("not a class")
+    found = data.read_folder(tmp_path)
+    assert found.classes == ("a", "b") and found.labels.tolist() == [0] * 3 + [1] * 4
+    assert found.shape == (3, 4, 4)
+    expected = torch.tensor([[200, 100, 50], [90] * 3, [200, 100, 50], [200, 100, 50]])
+    assert (found.images[:4, :, 1, 2].int() - expected).abs().max() <= 3
+    assert (found.images[4, :, 1, 2].int() - expected[0]).abs().max() <= 30  # the web palette
+    assert found.images[5:, :, 1, 2].tolist() == [[255] * 3, [90] * 3]
+
+
+def test_mixed_sizes_need_an_image_size(tree):
+    save(tree / "dog" / "9.png", pixels(3, 3, 3))
+    with pytest.raises(DataError, match="9.png is 3 x 3, .*0.png is 6 x 5; give an image size"):
+        load("folder", tree)
+    assert load("folder", tree, image_size=4)[0].shape == (3, 4, 4)
+
+
+def test_files_are_resized_to_height_and_width(tmp_path):
+    save(tmp_path / "1.png", np.full((9, 7, 3), 40, np.uint8))
+    assert data.read_images([tmp_path / "1.png"], 1, (4, 6)).shape == (1, 4, 6, 1)
+    assert (data.read_images([tmp_path / "1.png"], 3, (4, 6)) == 40).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "gif", "tiff", "webp", "ppm"])
+@pytest.mark.filterwarnings("error")
+def test_a_damaged_image_is_named(tmp_path, kind):
+    path = tmp_path / f"photo.{kind}"
+    save(path, pixels(12, 12, 3))
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for trial in range(30):
+        damaged = bytearray(whole[: random.integers(len(whole))] if trial % 2 else whole)
+        for place in random.integers(0, max(1, len(damaged)), 3):
+            damaged[place : place + 1] = bytes([random.integers(256)])
+        path.write_bytes(damaged)
+        try:
+            assert data.read_images([path], 3, None).dtype == np.uint8
+        except DataError as error:
+            assert str(error).startswith(f"{path} cannot be read as an image (")
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        data.read_images([path], 3, None)
+
+
+def test_a_missing_image_is_named_once(tmp_path):
+    with pytest.raises(DataError) as caught:
+        data.read_images([tmp_path / "none.png"], 3, None)
+    reason = os.strerror(2)
+    assert str(caught.value) == f"{tmp_path / 'none.png'} cannot be read as an image ({reason})"
+
+
+def test_more_than_8_bits_are_refused(tmp_path):
+    save(tmp_path / "deep.png", np.full((4, 4), 40_000, np.uint16))
+    with pytest.raises(
+        DataError, match=r"deep.png cannot be read .*\(more than 8 bits a channel; convert"
+    ):
+        data.read_images([tmp_path / "deep.png"], 1, None)
+
+
+def test_folders_that_are_no_data_set_are_refused(tmp_path, tree):
+    for name, message in {
+        "none": "none cannot be read .*expected a folder of images for each class in",
+        "cat/0.png": "0.png cannot be read .*expected a folder of images for each class in",
+        "cat": "two or more classes: found 0 folders",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            load("folder", tree / name)
+    (tree / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no image"):
+        load("folder", tree)
+    for name in ("empty", "dog"):
+        shutil.rmtree(tree / name)
+    with pytest.raises(DataError, match="two or more classes: found 1 folders"):
+        load("folder", tree)
+    save(tree / "dog" / "0.png", pixels(5, 6, 3))
+    with pytest.raises(DataError, match="too few"):
+        load("folder", tree)
+
+
+@pytest.fixture
+def unprivileged():
+    """A folder of a user whom permissions bind: root gives up its powers for the test."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    yield folder, (lambda: os.seteuid(65534)) if root else (lambda: None)
+    if root:
+        os.seteuid(0)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.parametrize(
+    "locked", ["", "photos", "photos/cat", "photos/dog/deep", "photos/cat/0.png"]
+)
+def test_permission_denied_is_one_sentence(unprivileged, locked):
+    folder, drop = unprivileged
+    for name in ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", "dog/deep/2.png"):
+        save(folder / "photos" / name, pixels(4, 4, 3))
+    (folder / locked).chmod(0)
+    drop()
+    with pytest.raises(DataError, match=os.strerror(13)) as caught:
+        load("folder", folder / "photos")
+    assert str(folder / (locked or "photos")) in str(caught.value)
+
+
+# Splits and subsets
+
+
+@CASES
+@given(
+    labels=st.lists(st.integers(0, 3), max_size=80),
+    shares=st.sampled_from([(0.75, 0.25), (0.6, 0.2, 0.2), (0.3, 0.3), (1.0,)]),
+    seed=SEEDS,
+)
+def test_splits_are_disjoint_and_stratified(labels, shares, seed):
+    labels = [*labels, *[0, 1, 2, 3] * 10]
+    whole = numbered(len(labels), 4)
+    whole = data.replace(whole, labels=torch.tensor(labels))
+    parts = split(whole, shares, seed)
+    taken = [i for part in parts for i in numbers(part)]
+    assert len(set(taken)) == len(taken)
+    if sum(shares) == pytest.approx(1):
+        assert sorted(taken) == list(range(len(labels)))
+    for part, share in zip(parts, shares):
+        assert part.labels.tolist() == [labels[i] for i in numbers(part)]
+        counts = torch.bincount(part.labels, minlength=4)
+        assert ((counts - share * torch.bincount(whole.labels)).abs() <= 1).all()
+    again = split(whole, shares, seed)
+    assert [numbers(p) for p in again] == [numbers(p) for p in parts]
+
+
+def test_another_seed_draws_another_split():
+    whole = numbered(90)
+    drawn = {tuple(numbers(split(whole, (0.5, 0.5), seed)[0])) for seed in range(20)}
+    assert len(drawn) == 20
+    hits = torch.zeros(90)
+    for part in drawn:
+        hits[list(part)] += 1
+    assert hits.min() >= 1 and hits.max() <= 19, "every image may land in either part"
+
+
+@pytest.mark.parametrize(
+    "shares", [(), (0.5, 0.6), (0.5, 0.0), (-0.1, 0.5), (float("nan"), 0.5), (0.5, float("nan"))]
+)
+def test_shares_that_make_no_sense_are_refused(shares):
+    with pytest.raises(DataError, match="shares must be positive and sum to at most 1"):
+        split(numbered(30), shares, 0)
+
+
+def test_a_class_that_is_too_small_to_split_is_refused():
+    with pytest.raises(DataError, match="too few"):
+        split(numbered(4), (0.75, 0.25), 0)
+
+
+@CASES
+@given(SEEDS)
+def test_subsets_per_class_are_even_and_nested(seed):
+    whole = numbered(60)
+    few, more = data.per_class(whole, 3, seed), data.per_class(whole, 11, seed)
+    assert torch.bincount(few.labels).tolist() == [3] * 3
+    assert torch.bincount(more.labels).tolist() == [11] * 3
+    assert set(numbers(few)) < set(numbers(more)) < set(range(60))
+    assert (few.mean, few.std) == (whole.mean, whole.std)
+    assert numbers(data.per_class(whole, 3, seed)) == numbers(few)
+
+
+def test_another_seed_draws_another_subset():
+    whole = numbered(60)
+    assert len({tuple(numbers(data.per_class(whole, 5, seed))) for seed in range(20)}) == 20
+    assert numbers(data.per_class(whole, 20, 0)) == list(range(60))
+
+
+@pytest.mark.parametrize("count", [0, -1, 21])
+def test_subsets_that_cannot_be_are_refused(count):
+    with pytest.raises(DataError, match=f"20 to take from each class, {count} asked for"):
+        data.per_class(numbered(60), count, 0)
+    with pytest.raises(DataError, match="0 to take"):
+        data.per_class(data.replace(numbered(60), classes=tuple("abcd")), 1, 0)
+
+
+# Augmentation
+
+
+def slow_augment(augment, batch, generator):
+    """One image and one pixel after the other, with the same draws in the same order."""
+    count, channels, height, width = batch.shape
+
+    def draw(high):
+        return torch.randint(high, (count,), generator=generator).tolist()
+
+    tops, lefts = draw(2 * augment.pad + 1), draw(2 * augment.pad + 1)
+    mirrored = draw(2) if augment.flip else [0] * count
+    centres = list(zip(draw(height), draw(width))) if augment.erase else None
+    result = torch.zeros_like(batch)
+    for i, c, y, x in np.ndindex(*batch.shape):
+        from_y, from_x = y + tops[i] - augment.pad, x + lefts[i] - augment.pad
+        if 0 <= from_y < height and 0 <= from_x < width:
+            result[i, c, y, x] = batch[i, c, from_y, width - 1 - from_x if mirrored[i] else from_x]
+        if centres is not None:
+            top, left = centres[i][0] - augment.erase // 2, centres[i][1] - augment.erase // 2
+            if top <= y < top + augment.erase and left <= x < left + augment.erase:
+                result[i, c, y, x] = 0
+    return result
+
+
+@CASES
+@given(
+    shape=st.tuples(*(st.integers(1, n) for n in (5, 2, 6, 7))),
+    pad=st.integers(0, 3),
+    flip=st.booleans(),
+    erase=st.integers(0, 8),
+    seed=SEEDS,
+)
+def test_augmentation_is_what_a_slow_loop_does(shape, pad, flip, erase, seed):
+    batch = torch.from_numpy(pixels(*shape, seed=seed))
+    before, augment = batch.clone(), Augment(pad, flip, erase)
+    fast, slow, again = (
+        one(batch, torch.Generator().manual_seed(seed))
+        for one in (augment, lambda *a: slow_augment(augment, *a), augment)
+    )
+    assert fast.shape == batch.shape and fast.dtype == torch.uint8
+    assert torch.equal(fast, slow)
+    assert torch.equal(fast, again)
+    assert torch.equal(batch, before)
+
+
+def test_every_crop_flip_and_place_occurs():
+    batch = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).repeat(2000, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    crops = {image.numpy().tobytes() for image in Augment(2, True)(batch, generator)}
+    assert len(crops) == 5 * 5 * 2
+    flips = Augment(0, True)(batch, generator)[:, 0, 0, 0] == 5
+    assert 0.45 < flips.float().mean() < 0.55
+    erased = Augment(0, False, 3)(batch, generator) == 0
+    assert len({hole.numpy().tobytes() for hole in erased}) == 25
+    sizes = erased.sum((1, 2, 3))
+    assert set(sizes.tolist()) == {4, 6, 9}, "the corners and edges cut the square"
+    assert (Augment(0, False, 20)(batch, generator) == 0).all()
+
+
+def test_nothing_asked_for_changes_nothing():
+    batch = torch.from_numpy(pixels(4, 3, 5, 5))
+    assert torch.equal(Augment(0, False, 0)(batch, torch.Generator()), batch)
+    with pytest.raises(ValueError, match="must not be negative"):
+        Augment(pad=-1)
+    with pytest.raises(ValueError, match="must not be negative"):
+        Augment(erase=-1)
+
+
+def test_digits_are_not_flipped():
+    assert data.default_augment(load("digits")[0]) == Augment(pad=2, flip=False)
+    assert data.default_augment(images([0, 1], 32, 32)) == Augment(pad=4, flip=True)
+
+
+# Batches
+
+
+def drawn(whole, *arguments, **options):
+    """For each batch, which images it holds, told from normalised pixels, and the labels."""
+    for pixels_, labels in batches(whole, *arguments, **options):
+        values = (pixels_[:, 0, 0, 0] * whole.std[0] + whole.mean[0]) * 255
+        yield values.round().int().tolist(), labels.tolist()
+
+
+@CASES
+@given(count=st.integers(1, 60), size=st.integers(1, 70), seed=SEEDS)
+def test_every_image_comes_once_in_nearly_equal_batches(count, size, seed):
+    whole = numbered(count)
+    for generator in (None, torch.Generator().manual_seed(seed)):
+        found = list(drawn(whole, size, generator))
+        sizes = [len(labels) for _, labels in found]
+        assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
+        assert len(sizes) == -(-count // size)
+        order = [i for indices, _ in found for i in indices]
+        assert sorted(order) == list(range(count))
+        assert [label for _, labels in found for label in labels] == [i % 3 for i in order]
+        if generator is None:
+            assert order == list(range(count))
+
+
+def test_shuffling_is_reproducible_and_goes_on():
+    whole = numbered(50)
+    generators = [torch.Generator().manual_seed(s) for s in (1, 1, 2)]
+    one, same, other = (list(drawn(whole, 8, g)) for g in generators)
+    assert one == same != other
+    assert list(drawn(whole, 8, generators[0])) != one, "the next epoch has another order"
+
+
+@CASES
+@given(count=st.integers(8, 60), size=st.integers(8, 40), world=st.integers(1, 4), seed=SEEDS)
+def test_processes_share_a_batch_evenly(count, size, world, seed):
+    whole = numbered(count)
+    augment = Augment(0, False)
+
+    def part(rank, world):
+        return list(drawn(whole, size, torch.Generator().manual_seed(seed), augment, rank, world))
+
+    together, shares = part(0, 1), [part(rank, world) for rank in range(world)]
+    for step, (indices, _) in enumerate(together):
+        each = [share[step][0] for share in shares]
+        assert {len(e) for e in each} == {len(indices) // world}
+        taken = [i for e in each for i in e]
+        assert len(set(taken)) == len(taken)
+        assert set(taken) == set(indices[: len(indices) // world * world])
+        for share in shares:
+            assert share[step][1] == [i % 3 for i in share[step][0]]
+
+
+def test_batches_are_normalised_and_augmented():
+    whole = images([0, 1] * 6)
+    (plain, labels), *rest = batches(whole, 12)
+    assert not rest and torch.equal(labels, whole.labels)
+    assert torch.equal(plain, normalise(whole.images, whole.mean, whole.std))
+    augment, seed = Augment(1, True, 2), 5
+    (changed, labels), *_ = batches(whole, 12, torch.Generator().manual_seed(seed), augment)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(12, generator=generator)
+    expected = slow_augment(augment, whole.images[order], generator)
+    assert torch.equal(changed, normalise(expected, whole.mean, whole.std))
+    assert torch.equal(labels, whole.labels[order])
+    ranks = [
+        next(batches(whole, 12, torch.Generator().manual_seed(seed), augment, rank, 2))[0]
+        for rank in range(2)
+    ]
+    assert torch.equal(torch.stack(ranks, 1).flatten(0, 1), changed), "the same as one process"

@@ -1,0 +1,121 @@
+"""An experiment's folder: records that say what happened, and nothing trained twice."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from tskd_lib import checkpoints, data, experiments, metrics, records, voting
+from tskd_lib.losses import PRESETS
+from tskd_lib.training import Recipe, predict
+
+RECIPE = Recipe(epochs=1, batch_size=50, learning_rate=0.05, augment=None, precision="fp32")
+NETWORK = {"name": "resnet8", "width": 0.5, "strength": "separable"}
+
+
+def run(folder, digits, methods=("baseline", "tskd"), teacher=None, **changes):
+    recipe = dataclasses.replace(RECIPE, **changes)
+    objectives = {method: PRESETS[method] for method in methods}
+    return experiments.run(
+        folder, "test", objectives, NETWORK, *digits, recipe, teacher, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, digits):
+    folder = tmp_path_factory.mktemp("teacher")
+    experiments.run(
+        folder, "test", {"teacher": PRESETS["baseline"]}, NETWORK, *digits, RECIPE, progress=False
+    )
+    return folder / "teacher.json"
+
+
+def forbid_training(monkeypatch):
+    def fit(*_, **__):
+        raise AssertionError("nothing should be trained")
+
+    monkeypatch.setattr(experiments, "fit", fit)
+
+
+def test_records_say_what_happened(tmp_path, digits, teacher):
+    baseline, tskd = run(tmp_path, digits, teacher=teacher)
+    assert tskd["configuration"]["teacher"] == json.loads(teacher.read_text())["sha256"]
+    assert baseline["configuration"]["teacher"] is None
+    assert tskd["data"]["train sha256"] == digits[0].checksum()
+    assert tskd["data"]["test images"] == 100 and tskd["data"]["image shape"] == [1, 16, 16]
+    assert len(tskd["results"]["exits"]) == 3 and len(baseline["results"]["exits"]) == 1
+    assert len(tskd["curve"]) == 1 and tskd["curve"][0]["images"] == 200
+    assert tskd["cost"]["images per second"] == pytest.approx(200 / tskd["cost"]["seconds"])
+
+    network, about = checkpoints.load_network(tmp_path / "tskd.json")
+    assert about["sha256"] == tskd["weights sha256"]
+    logits = predict(network, digits[1], "fp32")
+    assert tskd["results"] == experiments.summarise(logits, digits[1].labels)
+    assert tskd["cost"]["flops"] == network.flops()
+    assert not (tmp_path / "state.json").exists()
+    assert not list(tmp_path.glob("state-*"))
+
+
+def test_summaries_are_the_metrics_of_each_answer():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(3, 50, 7), torch.randint(7, (50,))
+    summary = experiments.summarise(logits, labels)
+    assert list(summary["votes"]) == list(voting.RULES)
+    deepest, vote = summary["exits"][2], summary["votes"]["majority"]
+    assert deepest["accuracy"] == pytest.approx((logits[2].argmax(1) == labels).float().mean())
+    assert deepest["top5"] == float(metrics.accuracy(logits[2].softmax(1), labels, top=5))
+    assert vote["nll"] == float(metrics.nll(voting.vote(logits, "majority"), labels))
+    assert summary["oracle"] >= max(quality["accuracy"] for quality in summary["exits"])
+
+
+def test_what_is_recorded_is_not_trained_again(tmp_path, digits, teacher, monkeypatch):
+    first = run(tmp_path, digits, teacher=teacher)
+    more = run(tmp_path, digits, ("baseline", "multi_exit"), teacher)
+    assert more[0] == first[0] and more[1]["method"] == "multi_exit"
+    forbid_training(monkeypatch)
+    assert run(tmp_path, digits, teacher=teacher) == first
+
+
+def test_other_settings_never_overwrite(tmp_path, digits, teacher, monkeypatch):
+    run(tmp_path, digits, teacher=teacher)
+    forbid_training(monkeypatch)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = data.per_class(digits[0], 5, 0), digits[1]
+    for changed in ({"epochs": 2}, {"seed": 1}, {"learning_rate": 0.1}):
+        with pytest.raises(records.RecordError, match="other settings; give another folder"):
+            run(tmp_path, digits, teacher=teacher, **changed)
+    with pytest.raises(records.RecordError, match="other settings"):
+        run(tmp_path, other, teacher=teacher)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_died_while_recording_goes_on(tmp_path, digits, teacher, monkeypatch):
+    expected = run(tmp_path / "whole", digits, teacher=teacher)
+    write, calls = records.write, []
+
+    def die_at_the_second(record, path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(record, path)
+
+    monkeypatch.setattr(records, "write", die_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "died", digits, teacher=teacher)
+    monkeypatch.undo()
+    found = run(tmp_path / "died", digits, teacher=teacher)
+    for one, other in zip(expected, found):
+        assert one["weights sha256"] == other["weights sha256"]
+        assert one["results"] == other["results"]
+    assert not (tmp_path / "died" / "state.json").exists()
+
+
+def test_methods_of_one_seed_are_paired(tmp_path, digits, teacher):
+    """Without a step of training worth the name, the backbones are still the same."""
+    run(tmp_path, digits, teacher=teacher, learning_rate=1e-12, weight_decay=0.0)
+    plain, multi = (
+        checkpoints.load_network(tmp_path / f"{m}.json")[0] for m in ("baseline", "tskd")
+    )
+    for (name, one), other in zip(plain.backbone.named_parameters(), multi.backbone.parameters()):
+        torch.testing.assert_close(one, other, msg=name)

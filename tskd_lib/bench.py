@@ -1,0 +1,422 @@
+"""Speed as ratios, measured side by side in one run: `tskd bench`.
+
+Seconds say little about another machine, or about the same one an hour later; the ratio of two
+things timed in turns says more. What is compared runs A B C A B C ..., after one untimed run
+each. Reported is the median of the rounds' ratios, with the smallest and the largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from . import data, losses, records, training
+from .checkpoints import write_atomically
+from .exits import build_student
+
+IMPORTS = {
+    "import torch, torchvision": "import torch, torchvision",
+    "import tskd_lib": "import torch, torchvision, tskd_lib",
+    "import all of tskd_lib": "import torch, torchvision; from tskd_lib import *",
+}
+RATE = 0.01  # learning rate; it does not change the speed
+# What a profile is divided into: the first pattern that matches an operation's own name, or
+# else the name of an operation around it. Besides, there are "optimiser" and "rest".
+GROUPS = {
+    "copies and casts": r"copy|aten::(to|clone|contiguous)$",
+    "convolution backward": r"conv\w*backward",
+    "convolution forward": r"conv",
+    "batch norm": r"batch_?norm",
+    "elementwise": r"relu|threshold|clamp|aten::(add|sub|mul|div|pow)_?$",
+}
+
+NUMBER, MAYBE = records.NUMBER, {"type": ["integer", "boolean", "null"]}
+BAR = records._object({}, at_least=NUMBER, at_most=NUMBER)
+ROWS = {
+    "results": records._object(
+        {"value": NUMBER, "low": NUMBER, "high": NUMBER, "bar": BAR, "reached": MAYBE}
+    ),
+    "timings": records._object(
+        {"seconds": records._many(NUMBER), "median": NUMBER}, **{"images per second": NUMBER}
+    ),
+    "profiles": {"type": "object", "additionalProperties": records.SHARE},
+    "compile": records._object(
+        {}, reason=records.TEXT, seconds=NUMBER, **{"pays after steps": MAYBE}
+    ),
+}
+SCHEMA = records._object(
+    {
+        "format": {"const": 1},
+        "provenance": records.SCHEMA["properties"]["provenance"],
+        "rounds": {"type": "integer", "minimum": 1},
+        "workload": {"type": "object"},
+        **{part: {"type": "object", "additionalProperties": row} for part, row in ROWS.items()},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed: two networks as (name, width), the images, and how many at a time.
+
+    An epoch is `large_steps` batches for the large network, `small_steps` for the small one.
+    """
+
+    large: tuple[str, float] = ("resnet18", 1.0)
+    small: tuple[str, float] = ("resnet10", 0.25)
+    classes: int = 100
+    image_size: int = 32
+    batch_size: int = 256
+    large_steps: int = 2
+    small_steps: int = 16
+    matrices: tuple[int, ...] = (1024, 2048, 4096)
+
+    def images(self, steps: int = 1) -> data.Images:
+        """Noise for so many batches, on the device of training."""
+        size = (steps * self.batch_size, 3, self.image_size, self.image_size)
+        pixels, labels = torch.randint(256, size).byte(), torch.randint(self.classes, size[:1])
+        names = tuple(str(i) for i in range(self.classes))
+        images = data.Images("noise", pixels, labels, names, (0.5,) * 3, (0.25,) * 3)
+        return images.to(training.make_accelerator("auto").device)
+
+    def trainer(self, network: tuple[str, float], images: data.Images, *methods: str, **recipe):
+        """The library's own training, set up for one network and presets (the baseline)."""
+        students, (name, width) = {}, network
+        for method in methods or ("baseline",):
+            goal = losses.PRESETS[method]
+            built = build_student(name, self.classes, images.shape, width=width, exits=goal.exits)
+            students[method] = training.Student(built, goal)
+        augment = data.default_augment(images)
+        recipe = training.Recipe(1, self.batch_size, RATE, augment=augment, **recipe)
+        accelerator = training.make_accelerator(recipe.precision)
+        return training._Run(students, images, recipe, None, None, accelerator)
+
+    def step(self, run, images: data.Images, method: str = "baseline") -> Callable[[], dict]:
+        """A training step on a batch made before; the teacher's logits are noise."""
+        pixels, labels = next(data.batches(images, self.batch_size))
+        soft = torch.randn(len(labels), self.classes, device=labels.device)
+        return partial(run._step, method, pixels, labels, soft, RATE)
+
+
+def interleave(
+    entrants: Mapping[str, Callable], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each entrant in each round, taken in turns after one untimed run of each."""
+    seconds = {name: [] for name in entrants}
+    for _ in range(rounds + 1):
+        for name, run in entrants.items():
+            start = clock()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(clock() - start)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def take_turns(record: dict, entrants: Mapping[str, Callable], images: int | None = None):
+    """`interleave`, noted in the record: with images/s where a run takes so many images."""
+    turns = interleave(entrants, record["rounds"])
+    for name, seconds in turns.items():
+        row = record["timings"][name] = {"seconds": seconds, "median": median(seconds)}
+        if images is not None:
+            row["images per second"] = images / median(seconds)
+    return turns
+
+
+def ratios(above: Iterable[float], below: Iterable[float]) -> list[float]:
+    """The one over the other, in each round."""
+    return [a / b for a, b in zip(above, below)]
+
+
+def judge(values: Sequence[float], **bar: float) -> dict:
+    """Median and extremes of the rounds, and whether the median reaches its bar.
+
+    Args:
+        values: one for each round.
+        **bar: `at_least` or `at_most`, where there is one.
+    """
+    value, reached = median(values), None
+    for kind, limit in bar.items():
+        reached = value >= limit if kind == "at_least" else value <= limit
+    row = {"value": value, "low": min(values), "high": max(values)}
+    return {**row, "bar": bar, "reached": reached}
+
+
+def multi_exit(record: dict, work: Workload) -> None:
+    """A TSKD step against a plain one, and plain training against bare matrix products."""
+    images, (name, _) = work.images(), work.large
+    run = work.trainer(work.large, images, "baseline", "tskd")
+    steps = {
+        f"{name}, plain step": work.step(run, images),
+        f"{name}, TSKD step": work.step(run, images, "tskd"),
+    }
+    products = matrix_products(work.matrices, record["provenance"]["precision"])
+    turns = take_turns(record, {**steps, **products}, work.batch_size)
+    for product in products:
+        del record["timings"][product]["images per second"]
+    plain, tskd, *others = turns.values()
+    flops = 3 * work.batch_size * run.students["baseline"].network.flops()[-1]
+    ideal = [min(times) * flops / (2 * max(work.matrices) ** 3) for times in zip(*others)]
+    record["results"] |= {
+        f"{name}, TSKD step / plain step, images/s": judge(ratios(plain, tskd), at_least=0.9),
+        f"{name}, plain step / bare matrix products, FLOP/s": judge(ratios(ideal, plain)),
+    }
+    record["profiles"] |= {title: profile(step) for title, step in steps.items()}
+
+
+def matrix_products(sizes: Sequence[int], precision: str) -> dict[str, Callable[[], None]]:
+    """Products of square matrices, each repeated to the FLOPs of the largest."""
+    device = training.make_accelerator(precision).device
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+    def run(a, b, out, times: int) -> None:
+        for _ in range(times):
+            torch.mm(a, b, out=out)
+
+    return {
+        f"{precision} matrix products, {n} x {n}": partial(
+            run, *torch.randn(3, n, n, device=device).to(dtype), (max(sizes) // n) ** 3
+        )
+        for n in sizes
+    }
+
+
+def profile(step: Callable[[], object]) -> dict[str, float]:
+    """Shares of a step's time (on a GPU, the GPU's) by group of operations.
+
+    Each operation counts with its own time, without that of the operations that it calls.
+    """
+    with torch.profiler.profile() as recorded, torch.profiler.record_function("step"):
+        step()
+    kind = "device" if torch.cuda.is_available() else "cpu"
+    times = dict.fromkeys(["optimiser", *GROUPS, "rest"], 0.0)
+    for event in recorded.events():
+        if event.device_type == torch.autograd.DeviceType.CPU:
+            own, names = getattr(event, f"self_{kind}_time_total"), []
+            while event is not None:
+                names.append(event.name)
+                event = event.cpu_parent
+            times[group(names)] += own
+    return {name: value / sum(times.values()) for name, value in times.items()}
+
+
+def group(names: Sequence[str]) -> str:
+    """The group of an operation, from its own name and those around it, outwards."""
+    if any(name.startswith("Optimizer.") for name in names):
+        return "optimiser"
+    for name in names:
+        for title, pattern in GROUPS.items():
+            if re.search(pattern, name, re.IGNORECASE):
+                return title
+    return "rest"
+
+
+def default_step(record: dict, work: Workload, network, steps: int, bar: float) -> None:
+    """The library's epoch against fp32, NCHW and a per-sample PIL DataLoader.
+
+    The rival's step is the library's too, in another precision and memory format. Its images
+    come in the training process or from one worker a thread, whichever is faster.
+    """
+    from tqdm import tqdm
+
+    images, (name, _) = work.images(steps), network
+    ours, rival = work.trainer(network, images), work.trainer(network, images, precision="fp32")
+    rival.models["baseline"].to(memory_format=torch.contiguous_format)
+    samples, device = pil_images(images), images.images.device
+
+    def train(loader) -> None:
+        for pixels, labels in loader:
+            rival._step("baseline", pixels.to(device), labels.to(device), None, RATE)
+
+    default = f"{name}, default"
+    entrants = {default: partial(ours.train_epoch, images, 1, steps, tqdm(disable=True))}
+    for workers in (0, torch.get_num_threads()):
+        loader = torch.utils.data.DataLoader(
+            samples,
+            work.batch_size,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+        entrants[f"{name}, fp32 NCHW PIL, {workers} workers"] = partial(train, loader)
+    turns = take_turns(record, entrants, len(images))
+    best = min(list(turns)[1:], key=lambda title: median(turns[title]))
+    result = judge(ratios(turns[best], turns[default]), at_least=bar)
+    record["results"][f"{default} / {best.split(', ', 1)[1]}, images/s"] = result
+
+
+def pil_images(images: data.Images):
+    """CIFAR-100 as torchvision reads and augments it, but with these images."""
+    from torchvision import datasets, transforms
+
+    samples = datasets.CIFAR100.__new__(datasets.CIFAR100)  # its __init__ wants the files
+    samples.data = images.images.movedim(1, -1).contiguous().cpu().numpy()
+    samples.targets, samples.target_transform = images.labels.tolist(), None
+    crop = transforms.RandomCrop(images.shape[1], data.default_augment(images).pad)
+    normalise = transforms.Normalize(images.mean, images.std)
+    flip, to_tensor = transforms.RandomHorizontalFlip(), transforms.ToTensor()
+    samples.transform = transforms.Compose([crop, flip, to_tensor, normalise])
+    return samples
+
+
+def augmenting(record: dict, work: Workload) -> None:
+    """Augmenting, and all of making a batch, as shares of the small network's step."""
+    images, (name, _), generator = work.images(), work.small, torch.Generator()
+    augment = data.default_augment(images)
+    entrants = {
+        f"{name}, plain step": work.step(work.trainer(work.small, images), images),
+        "augmenting": lambda: augment(images.images, generator),
+        "making a batch": lambda: next(data.batches(images, len(images), generator, augment)),
+    }
+    plain, *shares = take_turns(record, entrants, work.batch_size).values()
+    augmented, made = (ratios(share, plain) for share in shares)
+    record["results"] |= {
+        f"{name}, augmenting / plain step, seconds": judge(augmented, at_most=0.05),
+        f"{name}, making a batch / plain step, seconds": judge(made),
+    }
+
+
+def importing(record: dict, imports: Mapping[str, str]) -> None:
+    """Seconds of imports over those of the first, in fresh processes; the second has the bar."""
+    folder = Path(__file__).resolve().parents[1]
+
+    def start(code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
+
+    turns = take_turns(record, {name: partial(start, code) for name, code in imports.items()})
+    (base, without), (name, seconds), *others = turns.items()
+    added = judge([a - b for a, b in zip(seconds, without)], at_most=0.3)
+    record["results"][f"{name} - {base}, seconds"] = added
+    for name, seconds in others:
+        added = judge([a - b for a, b in zip(seconds, without)])
+        record["results"][f"{name} - {base}, seconds"] = added
+
+
+def compiling(record: dict, work: Workload, network: tuple[str, float]) -> None:
+    """torch.compile against eager: speed, seconds of compiling, and when they have paid."""
+    images, (name, _) = work.images(), network
+    eager = work.step(work.trainer(network, images), images)
+    try:
+        compiled = work.step(work.trainer(network, images, compile=True), images)
+        start = time.perf_counter()
+        with torch.compiler.config.patch(force_disable_caches=True):
+            compiled()
+        first = time.perf_counter() - start
+    except Exception as error:  # no C++ compiler, an unsupported Python: each raises its own
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        record["compile"][name] = {"reason": reason[:200]}
+        return
+    entrants = {f"{name}, eager step": eager, f"{name}, compiled step": compiled}
+    turns = take_turns(record, entrants, work.batch_size).values()
+    record["results"][f"{name}, compiled / eager, images/s"] = judge(ratios(*turns))
+    paid = break_even(first, *(median(seconds) for seconds in turns))
+    record["compile"][name] = paid
+
+
+def break_even(first: float, eager: float, compiled: float) -> dict:
+    """Seconds of compiling, and after how many steps they have paid; None for never.
+
+    Args:
+        first: seconds of the first compiled step, which compiles.
+        eager: seconds of an eager step.
+        compiled: seconds of a later compiled step.
+    """
+    cost, gain = max(0.0, first - compiled), eager - compiled
+    return {"seconds": cost, "pays after steps": math.ceil(cost / gain) if gain > 0 else None}
+
+
+def measure(rounds: int, work: Workload, imports: Mapping[str, str] = IMPORTS) -> dict:
+    """Measure everything, with progress on stderr; the record follows `SCHEMA`.
+
+    Raises:
+        ValueError: for less than one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    device = training.make_accelerator("auto").device
+    origin = records.provenance(device, 1, training.choose_precision("auto", device))
+    record = {"format": 1, "provenance": origin, "rounds": rounds, "workload": asdict(work)}
+    record |= {part: {} for part in ROWS}
+    parts = [
+        (multi_exit, work),
+        (default_step, work, work.large, work.large_steps, 2),
+        (default_step, work, work.small, work.small_steps, 3),
+        (augmenting, work),
+        (importing, imports),
+        (compiling, work, work.small),
+        (compiling, work, work.large),
+    ]
+    for number, (part, *arguments) in enumerate(parts, 1):
+        print(f"{number}/{len(parts)} {part.__name__}", file=sys.stderr, flush=True)
+        part(record, *arguments)
+    return record
+
+
+def table(record: dict) -> str:
+    """The record as lines to read."""
+    lines = []
+    for name, row in record["results"].items():
+        line = f"{name:<66} {row['value']:8.3f}  ({row['low']:.3f} to {row['high']:.3f})"
+        for kind, limit in row["bar"].items():
+            verdict = "reached" if row["reached"] else "missed"
+            line += f"  {kind.replace('_', ' ')} {limit:g}: {verdict}"
+        lines.append(line)
+    for name, row in record["timings"].items():
+        rate = f"{row['images per second']:9.1f} images/s" if "images per second" in row else ""
+        lines.append(f"{name:<66} {row['median']:8.3f} s {rate}".rstrip())
+    for name, shares in record["profiles"].items():
+        parts = ", ".join(f"{title} {share:.1%}" for title, share in shares.items())
+        lines.append(f"{name}: {parts}")
+    for name, row in record["compile"].items():
+        if "reason" in row:
+            lines.append(f"{name}: torch.compile does not work here ({row['reason']})")
+        else:
+            pays = row["pays after steps"]
+            when = "never pays" if pays is None else f"pays after {pays} steps"
+            lines.append(f"{name}: compiling takes {row['seconds']:.1f} s and {when}")
+    return "\n".join(lines)
+
+
+def write(record: dict, path: Path) -> None:
+    """Write a record that follows `SCHEMA`, whole or not at all."""
+    import jsonschema
+
+    jsonschema.validate(record, SCHEMA, jsonschema.Draft202012Validator)
+    write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `tskd bench`."""
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="timings of each (%(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default="runs/bench.json", metavar="FILE", help="(%(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure the speed of training on this machine, as ratios.
+
+    Compared in turns, so that a busy machine slows both sides: a multi-exit TSKD step with a
+    plain one; the default step with fp32 fed by a per-sample DataLoader; training with bare
+    matrix products; augmenting with a step; importing with and without this library; and
+    torch.compile with none. Takes about ten minutes on two cores. Prints a table; the file of
+    --out gets every timing.
+    """
+    record = measure(options.rounds, Workload())
+    print(table(record))
+    write(record, options.out)

@@ -6,6 +6,8 @@ import torch
 from tskd_lib import data
 from tskd_lib.exits import build_student
 
+torch.set_num_threads(1)  # tiny tensors: two threads that wait for each other are slower
+
 
 @pytest.fixture(scope="session")
 def digits():

@@ -167,10 +167,12 @@ print("finished")
 """
 
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def start(folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
 def test_a_killed_run_ends_with_the_very_same_weights(tmp_path):
@@ -180,7 +182,7 @@ def test_a_killed_run_ends_with_the_very_same_weights(tmp_path):
 
     process = start(tmp_path / "killed")
     state = tmp_path / "killed" / "state.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not state.exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.005)
@@ -302,7 +304,7 @@ def test_two_processes_do_what_one_does(tmp_path):
         .replace('("baseline", "byot")', '("baseline",)')
         .replace("Recipe(", 'Recipe(precision="fp32", ')
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
     for count in (1, 2):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={count}", str(script), str(tmp_path / str(count))]

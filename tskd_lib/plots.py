@@ -2,7 +2,8 @@
 
 Each function draws on the Axes that it is given, or on a new figure, and returns the Figure.
 A new figure is a value that pyplot does not hold on to: as the last line of a cell (without a
-semicolon) it is shown, once; `display` shows it elsewhere, `savefig` keeps it. There are no titles, because a caption stands beside the picture.
+semicolon) it is shown, once; `display` shows it elsewhere, `savefig` keeps it. There are no
+titles, because a caption stands beside the picture.
 
 Importing this module sets the theme. Figures are opaque white, so that they read the same on
 light and on dark pages, and 6.4 inches wide with letters of at least 11 points, so that a
@@ -171,7 +172,8 @@ def exit_bars(
         part = table[table["method"] == method]
         x, means, lows, highs = part[["x", "mean", "low", "high"]].to_numpy().T
         bars = ax.bar(x, means, part["width"].iloc[0], color=style.colour)
-        ax.errorbar(x, means, (means - lows, highs - means), fmt="none", ecolor=INK, capsize=3)
+        ends = np.array([means - lows, highs - means])
+        ax.errorbar(x, means, ends, fmt="none", ecolor=INK, capsize=3)
         (marks,) = ax.plot(x, [foot] * len(x), style.marker, color="white")
         note = f" ({_seeds(part['n'])})" if table["n"].nunique() > 1 else ""
         drawn[style.label + note] = (bars, marks)

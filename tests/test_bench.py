@@ -4,7 +4,7 @@ import jsonschema
 import pytest
 import torch
 
-from tskd_lib import bench, data
+from tskd_lib import bench, data, timing
 
 TINY = bench.Workload(
     large=("resnet10", 1 / 16),
@@ -16,7 +16,7 @@ TINY = bench.Workload(
     small_steps=2,
     matrices=(8, 16),
 )
-GROUPS = ["optimiser", *bench.GROUPS, "rest"]
+GROUPS = ["optimiser", *timing.GROUPS, "rest"]
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +42,15 @@ def test_entrants_take_turns_and_the_first_turn_is_not_timed():
         return run
 
     entrants = {"a": entrant("a", 1), "b": entrant("b", 10), "c": entrant("c", 100)}
-    seconds = bench.interleave(entrants, 2, lambda: now[0])
+    seconds = timing.interleave(entrants, 2, lambda: now[0])
     assert "".join(order) == "abcabcabc"
     assert seconds == {"a": [4, 7], "b": [50, 80], "c": [600, 900]}
 
 
 def test_ratios_are_of_one_round_and_their_median_is_judged():
-    values = bench.ratios([3, 8, 10], [1, 2, 1])
+    values = timing.ratios([3, 8, 10], [1, 2, 1])
     assert values == [3, 4, 10]
-    assert bench.judge(values) == {"value": 4, "low": 3, "high": 10, "bar": {}, "reached": None}
+    assert timing.judge(values) == {"value": 4, "low": 3, "high": 10, "bar": {}, "reached": None}
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_ratios_are_of_one_round_and_their_median_is_judged():
     ],
 )
 def test_bars_are_compared_the_right_way_round(value, bar, reached):
-    row = bench.judge([value], **bar)
+    row = timing.judge([value], **bar)
     assert row["reached"] is reached and row["bar"] == bar
 
 
 def test_images_per_second_are_of_the_median():
     record = {"rounds": 1, "timings": {}}
-    bench.take_turns(record, {"a": lambda: None}, images=10)
+    timing.take_turns(record, {"a": lambda: None}, images=10)
     (row,) = record["timings"].values()
     assert row["images per second"] == 10 / row["median"] == 10 / row["seconds"][0]
 
@@ -91,12 +91,12 @@ def test_images_per_second_are_of_the_median():
     ],
 )
 def test_operations_are_grouped(names, group):
-    assert bench.group(names) == group
+    assert timing.group(names) == group
 
 
 def test_profile_shares_add_up_to_one():
     run = TINY.trainer(TINY.small, TINY.images())
-    shares = bench.profile(TINY.step(run, TINY.images()))
+    shares = timing.profile(TINY.step(run, TINY.images()))
     assert list(shares) == GROUPS
     assert sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
@@ -115,7 +115,7 @@ def test_matrix_products_of_every_size_have_the_same_flops(monkeypatch):
     [(41.5, 2.0, 1.5, 40.0, 80), (11.0, 1.0, 1.0, 10.0, None), (0.5, 2.0, 1.0, 0.0, 0)],
 )
 def test_compiling_pays_after_its_cost_over_the_gain(first, eager, compiled, seconds, steps):
-    paid = bench.break_even(first, eager, compiled)
+    paid = timing.break_even(first, eager, compiled)
     assert paid == {"seconds": seconds, "pays after steps": steps}
 
 
@@ -130,7 +130,7 @@ def test_rival_sees_the_same_images():
 
 
 def test_every_comparison_is_in_the_record(record):
-    jsonschema.validate(record, bench.SCHEMA)
+    jsonschema.validate(record, timing.SCHEMA)
     bars = [row["bar"] for row in record["results"].values() if row["bar"]]
     assert bars == [
         *({"at_least": 0.9}, {"at_least": 2}, {"at_least": 3}),
@@ -159,7 +159,7 @@ def test_compile_that_works_is_recorded(monkeypatch):
 
 
 def test_table_names_everything_measured(record):
-    text = bench.table(record)
+    text = timing.table(record)
     for part in ("results", "timings", "profiles", "compile"):
         assert all(name in text for name in record[part])
     assert "at least 0.9: " in text and "no working C++ compiler" in text
@@ -167,12 +167,12 @@ def test_table_names_everything_measured(record):
 
 def test_record_is_written_whole_or_not_at_all(record, tmp_path):
     path = tmp_path / "new" / "bench.json"
-    bench.write(record, path)
+    timing.write(record, path)
     written = path.read_text()
     assert json.loads(written) == json.loads(json.dumps(record))
     broken = {**record, "rounds": 0}
     with pytest.raises(jsonschema.ValidationError):
-        bench.write(broken, path)
+        timing.write(broken, path)
     assert path.read_text() == written and list(path.parent.iterdir()) == [path]
 
 

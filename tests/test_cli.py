@@ -193,7 +193,7 @@ def test_compare_goes_on_where_it_was_interrupted(trained, tmp_path, monkeypatch
     arguments = [*arguments[:-1], tmp_path / "digits"]
     arguments[arguments.index("1")] = "2"  # epochs, in a copy of the list
     arguments += ["--teacher-epochs", "1"]
-    real = training._Run.train_epoch
+    real = training.Run.train_epoch
 
     def stop(self, images, epoch, *rest):
         if epoch == 2:
@@ -201,7 +201,7 @@ def test_compare_goes_on_where_it_was_interrupted(trained, tmp_path, monkeypatch
         return real(self, images, epoch, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "train_epoch", stop)
+        patch.setattr(training.Run, "train_epoch", stop)
         assert run(*arguments) == 130
     assert (
         capsys.readouterr().err.splitlines()[-1].startswith("tskd: interrupted; the same command")
@@ -369,7 +369,7 @@ def no_training(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("trained")
 
-    monkeypatch.setattr(training._Run, "train_epoch", fail)
+    monkeypatch.setattr(training.Run, "train_epoch", fail)
 
 
 BAD_OPTIONS = [

@@ -8,7 +8,8 @@ import torch
 
 from tskd_lib import checkpoints, data, experiments, metrics, records, voting
 from tskd_lib.losses import PRESETS
-from tskd_lib.training import Recipe, predict
+from tskd_lib.recipes import Recipe
+from tskd_lib.training import predict
 
 RECIPE = Recipe(epochs=1, batch_size=50, learning_rate=0.05, augment=None, precision="fp32")
 NETWORK = {"name": "resnet8", "width": 0.5, "strength": "separable"}

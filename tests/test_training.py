@@ -15,9 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tskd_lib import checkpoints, data, training
+from tskd_lib import checkpoints, data, recipes, training
 from tskd_lib.losses import PRESETS, Objective
-from tskd_lib.training import Recipe, Student, TrainingDiverged, fit, learning_rate, predict
+from tskd_lib.recipes import Recipe, learning_rate
+from tskd_lib.training import Student, TrainingDiverged, fit, predict
 
 RECIPE = Recipe(
     epochs=2, batch_size=50, learning_rate=0.05, augment=data.Augment(1, False), precision="fp32"
@@ -113,7 +114,7 @@ def test_fitting_leaves_no_wrapper_behind(digits, tiny):
     fit_quietly({"one": Student(network, PRESETS["baseline"])}, digits[0], other)
 
 
-@given(steps=st.integers(2, 500), schedule=st.sampled_from(training.SCHEDULES))
+@given(steps=st.integers(2, 500), schedule=st.sampled_from(recipes.SCHEDULES))
 @settings(max_examples=50, deadline=None)
 def test_schedules(steps, schedule):
     recipe = Recipe(schedule=schedule, learning_rate=0.3)
@@ -152,7 +153,8 @@ from pathlib import Path
 from tskd_lib import data
 from tskd_lib.exits import build_student
 from tskd_lib.losses import PRESETS
-from tskd_lib.training import Recipe, Student, fit
+from tskd_lib.recipes import Recipe
+from tskd_lib.training import Student, fit
 
 train = data.per_class(data.load("digits")[0], 60, 0)
 students = {
@@ -290,9 +292,9 @@ def test_auto_precision_follows_the_device(monkeypatch):
     cpu = torch.device("cpu")
     for supported, expected in [(True, "bf16"), (False, "fp32")]:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s)
-        assert training.choose_precision("auto", cpu) == expected
-    assert training.choose_precision("fp16", cpu) == "fp16"
-    assert training.choose_precision("auto", torch.device("mps")) == "fp32"
+        assert recipes.choose_precision("auto", cpu) == expected
+    assert recipes.choose_precision("fp16", cpu) == "fp16"
+    assert recipes.choose_precision("auto", torch.device("mps")) == "fp32"
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")

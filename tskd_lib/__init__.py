@@ -1,7 +1,8 @@
 """TSKD: teacher-student collaborative knowledge distillation with multi-exit students.
 
-The modules, in the book's order: `data`, `networks`, `exits`, `losses`, `voting`, `anytime`,
-`metrics`, `training`, `records`, `plots`. Each is loaded when it is first used.
+The modules, each of which uses only those before it: `data`, `networks`, `exits`, `losses`,
+`voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `experiments`,
+`plots`, `timing`, `bench`. Each is loaded when it is first used.
 """
 
 import importlib
@@ -15,9 +16,14 @@ __all__ = [
     "voting",
     "anytime",
     "metrics",
+    "checkpoints",
+    "recipes",
     "training",
     "records",
+    "experiments",
     "plots",
+    "timing",
+    "bench",
 ]
 
 

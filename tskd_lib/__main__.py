@@ -15,7 +15,8 @@ from pathlib import Path
 from . import anytime, bench, checkpoints, data, experiments, losses, networks, records, voting
 from .exits import STRENGTHS, build_student
 from .losses import Objective
-from .training import PRECISIONS, SCHEDULES, Recipe, TrainingDiverged, predict
+from .recipes import PRECISIONS, SCHEDULES, Recipe
+from .training import TrainingDiverged, predict
 
 TEACHER_SEED = 100  # not a student's seed, so that the teacher shares no weights with one
 EXAMPLES = """examples:

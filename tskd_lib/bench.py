@@ -1,20 +1,12 @@
-"""Speed as ratios, measured side by side in one run: `tskd bench`.
-
-Seconds say little about another machine, or about the same one an hour later; the ratio of two
-things timed in turns says more. What is compared runs A B C A B C ..., after one untimed run
-each. Reported is the median of the rounds' ratios, with the smallest and the largest.
-"""
+"""What `tskd bench` measures: the speed of training on this machine, as ratios."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +14,18 @@ from statistics import median
 
 import torch
 
-from . import data, losses, records, training
-from .checkpoints import write_atomically
+from . import data, losses, recipes, records, training
 from .exits import build_student
+from .timing import (
+    ROWS,
+    break_even,
+    judge,
+    profile,
+    ratios,
+    table,
+    take_turns,
+    write,
+)
 
 IMPORTS = {
     "import torch, torchvision": "import torch, torchvision",
@@ -32,39 +33,6 @@ IMPORTS = {
     "import all of tskd_lib": "import torch, torchvision; from tskd_lib import *",
 }
 RATE = 0.01  # learning rate; it does not change the speed
-# What a profile is divided into: the first pattern that matches an operation's own name, or
-# else the name of an operation around it. Besides, there are "optimiser" and "rest".
-GROUPS = {
-    "copies and casts": r"copy|aten::(to|clone|contiguous)$",
-    "convolution backward": r"conv\w*backward",
-    "convolution forward": r"conv",
-    "batch norm": r"batch_?norm",
-    "elementwise": r"relu|threshold|clamp|aten::(add|sub|mul|div|pow)_?$",
-}
-
-NUMBER, MAYBE = records.NUMBER, {"type": ["integer", "boolean", "null"]}
-BAR = records._object({}, at_least=NUMBER, at_most=NUMBER)
-ROWS = {
-    "results": records._object(
-        {"value": NUMBER, "low": NUMBER, "high": NUMBER, "bar": BAR, "reached": MAYBE}
-    ),
-    "timings": records._object(
-        {"seconds": records._many(NUMBER), "median": NUMBER}, **{"images per second": NUMBER}
-    ),
-    "profiles": {"type": "object", "additionalProperties": records.SHARE},
-    "compile": records._object(
-        {}, reason=records.TEXT, seconds=NUMBER, **{"pays after steps": MAYBE}
-    ),
-}
-SCHEMA = records._object(
-    {
-        "format": {"const": 1},
-        "provenance": records.SCHEMA["properties"]["provenance"],
-        "rounds": {"type": "integer", "minimum": 1},
-        "workload": {"type": "object"},
-        **{part: {"type": "object", "additionalProperties": row} for part, row in ROWS.items()},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +57,7 @@ class Workload:
         pixels, labels = torch.randint(256, size).byte(), torch.randint(self.classes, size[:1])
         names = tuple(str(i) for i in range(self.classes))
         images = data.Images("noise", pixels, labels, names, (0.5,) * 3, (0.25,) * 3)
-        return images.to(training.make_accelerator("auto").device)
+        return images.to(recipes.make_accelerator("auto").device)
 
     def trainer(self, network: tuple[str, float], images: data.Images, *methods: str, **recipe):
         """The library's own training, set up for one network and presets (the baseline)."""
@@ -99,59 +67,15 @@ class Workload:
             built = build_student(name, self.classes, images.shape, width=width, exits=goal.exits)
             students[method] = training.Student(built, goal)
         augment = data.default_augment(images)
-        recipe = training.Recipe(1, self.batch_size, RATE, augment=augment, **recipe)
-        accelerator = training.make_accelerator(recipe.precision)
-        return training._Run(students, images, recipe, None, None, accelerator)
+        recipe = recipes.Recipe(1, self.batch_size, RATE, augment=augment, **recipe)
+        accelerator = recipes.make_accelerator(recipe.precision)
+        return training.Run(students, images, recipe, None, None, accelerator)
 
     def step(self, run, images: data.Images, method: str = "baseline") -> Callable[[], dict]:
         """A training step on a batch made before; the teacher's logits are noise."""
         pixels, labels = next(data.batches(images, self.batch_size))
         soft = torch.randn(len(labels), self.classes, device=labels.device)
-        return partial(run._step, method, pixels, labels, soft, RATE)
-
-
-def interleave(
-    entrants: Mapping[str, Callable], rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Seconds of each entrant in each round, taken in turns after one untimed run of each."""
-    seconds = {name: [] for name in entrants}
-    for _ in range(rounds + 1):
-        for name, run in entrants.items():
-            start = clock()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[name].append(clock() - start)
-    return {name: values[1:] for name, values in seconds.items()}
-
-
-def take_turns(record: dict, entrants: Mapping[str, Callable], images: int | None = None):
-    """`interleave`, noted in the record: with images/s where a run takes so many images."""
-    turns = interleave(entrants, record["rounds"])
-    for name, seconds in turns.items():
-        row = record["timings"][name] = {"seconds": seconds, "median": median(seconds)}
-        if images is not None:
-            row["images per second"] = images / median(seconds)
-    return turns
-
-
-def ratios(above: Iterable[float], below: Iterable[float]) -> list[float]:
-    """The one over the other, in each round."""
-    return [a / b for a, b in zip(above, below)]
-
-
-def judge(values: Sequence[float], **bar: float) -> dict:
-    """Median and extremes of the rounds, and whether the median reaches its bar.
-
-    Args:
-        values: one for each round.
-        **bar: `at_least` or `at_most`, where there is one.
-    """
-    value, reached = median(values), None
-    for kind, limit in bar.items():
-        reached = value >= limit if kind == "at_least" else value <= limit
-    row = {"value": value, "low": min(values), "high": max(values)}
-    return {**row, "bar": bar, "reached": reached}
+        return partial(run.step, method, pixels, labels, soft, RATE)
 
 
 def multi_exit(record: dict, work: Workload) -> None:
@@ -178,7 +102,7 @@ def multi_exit(record: dict, work: Workload) -> None:
 
 def matrix_products(sizes: Sequence[int], precision: str) -> dict[str, Callable[[], None]]:
     """Products of square matrices, each repeated to the FLOPs of the largest."""
-    device = training.make_accelerator(precision).device
+    device = recipes.make_accelerator(precision).device
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
     def run(a, b, out, times: int) -> None:
@@ -191,36 +115,6 @@ def matrix_products(sizes: Sequence[int], precision: str) -> dict[str, Callable[
         )
         for n in sizes
     }
-
-
-def profile(step: Callable[[], object]) -> dict[str, float]:
-    """Shares of a step's time (on a GPU, the GPU's) by group of operations.
-
-    Each operation counts with its own time, without that of the operations that it calls.
-    """
-    with torch.profiler.profile() as recorded, torch.profiler.record_function("step"):
-        step()
-    kind = "device" if torch.cuda.is_available() else "cpu"
-    times = dict.fromkeys(["optimiser", *GROUPS, "rest"], 0.0)
-    for event in recorded.events():
-        if event.device_type == torch.autograd.DeviceType.CPU:
-            own, names = getattr(event, f"self_{kind}_time_total"), []
-            while event is not None:
-                names.append(event.name)
-                event = event.cpu_parent
-            times[group(names)] += own
-    return {name: value / sum(times.values()) for name, value in times.items()}
-
-
-def group(names: Sequence[str]) -> str:
-    """The group of an operation, from its own name and those around it, outwards."""
-    if any(name.startswith("Optimizer.") for name in names):
-        return "optimiser"
-    for name in names:
-        for title, pattern in GROUPS.items():
-            if re.search(pattern, name, re.IGNORECASE):
-                return title
-    return "rest"
 
 
 def default_step(record: dict, work: Workload, network, steps: int, bar: float) -> None:
@@ -238,7 +132,7 @@ def default_step(record: dict, work: Workload, network, steps: int, bar: float) 
 
     def train(loader) -> None:
         for pixels, labels in loader:
-            rival._step("baseline", pixels.to(device), labels.to(device), None, RATE)
+            rival.step("baseline", pixels.to(device), labels.to(device), None, RATE)
 
     default = f"{name}, default"
     entrants = {default: partial(ours.train_epoch, images, 1, steps, tqdm(disable=True))}
@@ -326,18 +220,6 @@ def compiling(record: dict, work: Workload, network: tuple[str, float]) -> None:
     record["compile"][name] = paid
 
 
-def break_even(first: float, eager: float, compiled: float) -> dict:
-    """Seconds of compiling, and after how many steps they have paid; None for never.
-
-    Args:
-        first: seconds of the first compiled step, which compiles.
-        eager: seconds of an eager step.
-        compiled: seconds of a later compiled step.
-    """
-    cost, gain = max(0.0, first - compiled), eager - compiled
-    return {"seconds": cost, "pays after steps": math.ceil(cost / gain) if gain > 0 else None}
-
-
 def measure(rounds: int, work: Workload, imports: Mapping[str, str] = IMPORTS) -> dict:
     """Measure everything, with progress on stderr; the record follows `SCHEMA`.
 
@@ -346,8 +228,8 @@ def measure(rounds: int, work: Workload, imports: Mapping[str, str] = IMPORTS) -
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    device = training.make_accelerator("auto").device
-    origin = records.provenance(device, 1, training.choose_precision("auto", device))
+    device = recipes.make_accelerator("auto").device
+    origin = records.provenance(device, 1, recipes.choose_precision("auto", device))
     record = {"format": 1, "provenance": origin, "rounds": rounds, "workload": asdict(work)}
     record |= {part: {} for part in ROWS}
     parts = [
@@ -363,39 +245,6 @@ def measure(rounds: int, work: Workload, imports: Mapping[str, str] = IMPORTS) -
         print(f"{number}/{len(parts)} {part.__name__}", file=sys.stderr, flush=True)
         part(record, *arguments)
     return record
-
-
-def table(record: dict) -> str:
-    """The record as lines to read."""
-    lines = []
-    for name, row in record["results"].items():
-        line = f"{name:<66} {row['value']:8.3f}  ({row['low']:.3f} to {row['high']:.3f})"
-        for kind, limit in row["bar"].items():
-            verdict = "reached" if row["reached"] else "missed"
-            line += f"  {kind.replace('_', ' ')} {limit:g}: {verdict}"
-        lines.append(line)
-    for name, row in record["timings"].items():
-        rate = f"{row['images per second']:9.1f} images/s" if "images per second" in row else ""
-        lines.append(f"{name:<66} {row['median']:8.3f} s {rate}".rstrip())
-    for name, shares in record["profiles"].items():
-        parts = ", ".join(f"{title} {share:.1%}" for title, share in shares.items())
-        lines.append(f"{name}: {parts}")
-    for name, row in record["compile"].items():
-        if "reason" in row:
-            lines.append(f"{name}: torch.compile does not work here ({row['reason']})")
-        else:
-            pays = row["pays after steps"]
-            when = "never pays" if pays is None else f"pays after {pays} steps"
-            lines.append(f"{name}: compiling takes {row['seconds']:.1f} s and {when}")
-    return "\n".join(lines)
-
-
-def write(record: dict, path: Path) -> None:
-    """Write a record that follows `SCHEMA`, whole or not at all."""
-    import jsonschema
-
-    jsonschema.validate(record, SCHEMA, jsonschema.Draft202012Validator)
-    write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,8 @@ from . import checkpoints, metrics, records, voting
 from .data import Images
 from .exits import MultiExitNet, build_student
 from .losses import Objective
-from .training import Recipe, Student, choose_precision, fit, make_accelerator, predict
+from .recipes import Recipe, choose_precision, make_accelerator
+from .training import Student, fit, predict
 
 
 def summarise(logits: Tensor, labels: Tensor) -> dict:

@@ -32,7 +32,8 @@ class RecordError(Exception):
     """A record that is missing or does not follow the schema; the message says where."""
 
 
-def _object(required: dict, **optional) -> dict:
+def schema_object(required: dict, **optional) -> dict:
+    """JSON Schema of an object with these keys and no others."""
     return {
         "type": "object",
         "properties": {**required, **optional},
@@ -41,7 +42,8 @@ def _object(required: dict, **optional) -> dict:
     }
 
 
-def _many(items: dict) -> dict:
+def many(items: dict) -> dict:
+    """JSON Schema of a list of one or more of these."""
     return {"type": "array", "items": items, "minItems": 1}
 
 
@@ -49,14 +51,14 @@ TEXT, COUNT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"t
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 TIME = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"}
-QUALITY = _object({"accuracy": SHARE, "top5": SHARE, "nll": NUMBER, "ece": SHARE})
-SCHEMA = _object(
+QUALITY = schema_object({"accuracy": SHARE, "top5": SHARE, "nll": NUMBER, "ece": SHARE})
+SCHEMA = schema_object(
     {
         "format": {"const": 1},
         "experiment": TEXT,
         "method": TEXT,
         "seed": COUNT,
-        "configuration": _object(
+        "configuration": schema_object(
             {
                 "network": {"type": "object"},
                 "objective": {"type": "object"},
@@ -64,18 +66,18 @@ SCHEMA = _object(
                 "teacher": {"anyOf": [{"type": "null"}, SHA256]},
             }
         ),
-        "data": _object(
+        "data": schema_object(
             {
                 "name": TEXT,
                 "classes": COUNT,
-                "image shape": _many(COUNT),
+                "image shape": many(COUNT),
                 "train images": COUNT,
                 "train sha256": SHA256,
                 "test images": COUNT,
                 "test sha256": SHA256,
             }
         ),
-        "provenance": _object(
+        "provenance": schema_object(
             {
                 "started": TIME,
                 "command": TEXT,
@@ -89,25 +91,25 @@ SCHEMA = _object(
                 "precision": TEXT,
             }
         ),
-        "cost": _object(
+        "cost": schema_object(
             {
                 "seconds": NUMBER,
                 "shared seconds": NUMBER,
                 "images per second": NUMBER,
-                "parameters": _many(COUNT),
-                "flops": _many(COUNT),
+                "parameters": many(COUNT),
+                "flops": many(COUNT),
             }
         ),
-        "curve": _many(
+        "curve": many(
             {
                 "type": "object",
                 "required": ["epoch", "lr", "total", "seconds"],
                 "additionalProperties": {"type": ["number", "array"], "items": NUMBER},
             }
         ),
-        "results": _object(
+        "results": schema_object(
             {
-                "exits": _many(QUALITY),
+                "exits": many(QUALITY),
                 "votes": {"type": "object", "additionalProperties": QUALITY},
                 "oracle": SHARE,
             }

@@ -12,19 +12,18 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from . import checkpoints
-from .data import Augment, Images, batches
+from .data import Images, batches
 from .exits import MultiExitNet
 from .losses import Objective
+from .recipes import Recipe, choose_precision, learning_rate, make_accelerator, make_optimizer
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-SCHEDULES = ("one-cycle", "cosine")
 CHECK_EVERY = 20  # steps between looks at the loss where looking costs a synchronisation
 
 
@@ -38,106 +37,6 @@ class Student:
 
     network: MultiExitNet
     objective: Objective
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: SGD with Nesterov momentum, and what goes with it.
-
-    Attributes:
-        epochs: passes over the data.
-        batch_size: images in a step, over all processes.
-        learning_rate: its peak.
-        momentum: of SGD (Nesterov).
-        weight_decay: on convolution and linear weights; biases and norms have none.
-        schedule: "one-cycle" rises over the first quarter, then falls to 0 on a cosine (after
-            Smith and Topin 2018); "cosine" only falls (Loshchilov and Hutter 2017).
-        clip: largest norm of the gradient; None for no limit.
-        augment: crops, flips and erasing; None for none.
-        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware has it, fp16 on
-            older NVIDIA cards, else fp32.
-        compile: use torch.compile; pays on long runs only.
-        seed: of shuffling and augmentation.
-
-    Raises:
-        ValueError: for a value that makes no sense.
-    """
-
-    epochs: int = 30
-    batch_size: int = 256
-    learning_rate: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "one-cycle"
-    clip: float | None = None
-    augment: Augment | None = field(default_factory=Augment)
-    precision: str = "auto"
-    compile: bool = False
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("momentum", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be positive, got {self.clip}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}; known are {SCHEDULES}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; known are {PRECISIONS}")
-
-
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate of step 0 to `steps - 1`."""
-    warm_up = 0.25 * steps if recipe.schedule == "one-cycle" else 0.0
-    if step < warm_up:
-        return recipe.learning_rate * (step + 1) / (warm_up + 1)
-    return (
-        recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
-    )
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """The precision that "auto" stands for on this device; any other as it is."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return "bf16"
-    return "fp32"
-
-
-def default_device() -> torch.device:
-    """Where training runs: the GPU of this process (CUDA or Apple's), else the CPU."""
-    from accelerate.state import PartialState
-
-    return PartialState().device
-
-
-def make_accelerator(precision: str):
-    """Accelerate's view of this process: device, precision, and its place among others."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    mixed = choose_precision(precision, default_device())
-    AcceleratorState._reset_state()  # else the first precision of a process is its last
-    return Accelerator(mixed_precision="no" if mixed == "fp32" else mixed)
-
-
-def make_optimizer(network: MultiExitNet, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on matrices and kernels only."""
-    parameters = list(network.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0
-    )
 
 
 def fit(
@@ -178,7 +77,7 @@ def fit(
     """
     _check_fit(students, data, teacher)
     accelerator = make_accelerator(recipe.precision)
-    run = _Run(students, data, recipe, teacher, folder, accelerator)
+    run = Run(students, data, recipe, teacher, folder, accelerator)
     history = run.resume()
     steps_an_epoch = max(1, -(-len(data) // recipe.batch_size))
     data = data.to(accelerator.device)
@@ -225,7 +124,7 @@ def _check_fit(students, data: Images, teacher: MultiExitNet | None) -> None:
         raise ValueError(f"{', '.join(needy)} learn from a teacher, and none was given")
 
 
-class _Run:
+class Run:
     """The moving parts of one call of `fit`: prepared models, optimisers, state on disk."""
 
     def __init__(self, students, data, recipe, teacher, folder, accelerator):
@@ -259,6 +158,7 @@ class _Run:
             self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
     def train_epoch(self, data: Images, epoch: int, steps: int, bar) -> dict[str, dict]:
+        """One pass over the data, of so many steps; a row of the history for each student."""
         recipe, accelerator = self.recipe, self.accelerator
         torch.manual_seed(recipe.seed + epoch)  # dropout
         generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
@@ -278,7 +178,7 @@ class _Run:
             look = accelerator.device.type == "cpu" or step % CHECK_EVERY == 0 or step == steps - 1
             for name in self.models:
                 start = time.perf_counter()
-                terms = self._step(name, images, labels, soft, rate)
+                terms = self.step(name, images, labels, soft, rate)
                 for term, value in terms.items():
                     sums[name][term] = sums[name].get(term, 0) + value
                 if look:
@@ -297,7 +197,8 @@ class _Run:
         about = {"epoch": epoch, "lr": rate, "images": len(data), "shared seconds": shared}
         return {name: {**about, "seconds": seconds[name], **means[name]} for name in means}
 
-    def _step(self, name: str, images: Tensor, labels: Tensor, soft, rate: float) -> dict:
+    def step(self, name: str, images: Tensor, labels: Tensor, soft, rate: float) -> dict:
+        """One step of one student on normalised images; its loss terms by name."""
         model, optimizer = self.models[name], self.optimizers[name]
         outputs = model(images)
         terms = self.students[name].objective(*outputs, labels, soft)
@@ -339,6 +240,7 @@ class _Run:
         return tensors
 
     def save(self, epoch: int, history: dict) -> None:
+        """Keep the state after this epoch, unless a weight is not finite."""
         for name, student in self.students.items():
             if not all(p.isfinite().all() for p in student.network.parameters()):
                 self._diverged(f"{name}: a weight is not finite", epoch, -1)

@@ -1,0 +1,114 @@
+"""How to train: the recipe, its learning rate, and the device and precision that carry it out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from .data import Augment
+from .exits import MultiExitNet
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SCHEDULES = ("one-cycle", "cosine")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD with Nesterov momentum, and what goes with it.
+
+    Attributes:
+        epochs: passes over the data.
+        batch_size: images in a step, over all processes.
+        learning_rate: its peak.
+        momentum: of SGD (Nesterov).
+        weight_decay: on convolution and linear weights; biases and norms have none.
+        schedule: "one-cycle" rises over the first quarter, then falls to 0 on a cosine (after
+            Smith and Topin 2018); "cosine" only falls (Loshchilov and Hutter 2017).
+        clip: largest norm of the gradient; None for no limit.
+        augment: crops, flips and erasing; None for none.
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware has it, fp16 on
+            older NVIDIA cards, else fp32.
+        compile: use torch.compile; pays on long runs only.
+        seed: of shuffling and augmentation.
+
+    Raises:
+        ValueError: for a value that makes no sense.
+    """
+
+    epochs: int = 30
+    batch_size: int = 256
+    learning_rate: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "one-cycle"
+    clip: float | None = None
+    augment: Augment | None = field(default_factory=Augment)
+    precision: str = "auto"
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("momentum", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; known are {SCHEDULES}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; known are {PRECISIONS}")
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of step 0 to `steps - 1`."""
+    warm_up = 0.25 * steps if recipe.schedule == "one-cycle" else 0.0
+    if step < warm_up:
+        return recipe.learning_rate * (step + 1) / (warm_up + 1)
+    return (
+        recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
+    )
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """The precision that "auto" stands for on this device; any other as it is."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bf16"
+    return "fp32"
+
+
+def default_device() -> torch.device:
+    """Where training runs: the GPU of this process (CUDA or Apple's), else the CPU."""
+    from accelerate.state import PartialState
+
+    return PartialState().device
+
+
+def make_accelerator(precision: str):
+    """Accelerate's view of this process: device, precision, and its place among others."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    mixed = choose_precision(precision, default_device())
+    AcceleratorState._reset_state()  # else the first precision of a process is its last
+    return Accelerator(mixed_precision="no" if mixed == "fp32" else mixed)
+
+
+def make_optimizer(network: MultiExitNet, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; weight decay on matrices and kernels only."""
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0
+    )

@@ -65,7 +65,7 @@ METHODS = {
     "baseline": Style("student alone", "#8A8A8A", "o", "--"),
     "kd": Style("KD", "#015D90", "s", "-."),
     "multi_exit": Style("multi-exit", "#3B9BD9", "^", (0, (1, 1))),
-    "byot": Style("BYOT", "#BD8853", "D", (0, (5, 1, 1, 1, 1, 1))),
+    "byot": Style("BYOT", "#BD8853", "v", (0, (5, 1, 1, 1, 1, 1))),
     "tskd": Style("TSKD", "#D55E00", "P", "-"),
 }
 
@@ -466,7 +466,7 @@ def _legend(ax: Axes, drawn: Iterable = (), labels: Iterable[str] = (), above: f
         if sum(widths) < 72 * WIDTH:
             break
     look = {"frameon": False, "columnspacing": 1.0, "handletextpad": 0.5, "ncols": columns}
-    look |= {"handleheight": 1.0, "markerscale": 0.8}
+    look |= {"handleheight": 1.1, "markerscale": 0.9}
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, above), "bbox_transform": _above(ax)}
     ax.legend(drawn, labels, borderaxespad=0.2, **place, **look)
     return ax.get_figure(root=True)

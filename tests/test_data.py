@@ -457,6 +457,12 @@ def test_a_folder_is_split_by_class(tree):
     assert again.checksum() == train.checksum()
 
 
+def test_a_folder_may_be_below_home(tree, monkeypatch):
+    monkeypatch.setenv("HOME", str(tree.parent))
+    monkeypatch.setenv("USERPROFILE", str(tree.parent))
+    assert len(load("folder", f"~/{tree.name}")[0]) == 12
+
+
 @pytest.mark.parametrize("held_out", data.HELD_OUT)
 def test_an_official_division_of_a_folder_is_kept(tmp_path, held_out):
     for part, count in (("train", 3), (held_out, 2)):

@@ -109,6 +109,7 @@ def test_full_disk_is_named_before_anything_is_made(monkeypatch, capsys, tmp_pat
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, (needed - 0.1) * 1e9))
     monkeypatch.setattr(install, "VENV", str(tmp_path / ".venv"))
     monkeypatch.setattr(install, "STAMP", str(tmp_path / ".venv" / ".installed"))
+    monkeypatch.setattr(install, "run", lambda *command: pytest.fail("it started all the same"))
     assert install.main() == 1
     (sentence,) = capsys.readouterr().err.splitlines()
     assert f"needs {needed:.1f} GB" in sentence and f"only {needed - 0.1:.1f} GB" in sentence

@@ -248,6 +248,9 @@ def test_a_folder_of_images_all_the_way(tmp_path, capsys):
     assert found == records.read(tmp_path / "out" / "baseline.record.json")["results"]
     assert run("predict", network, folder / "class 1" / "0.png", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["class"] in ("class 0", "class 1", "class 2")
+    (folder / "class 2").rename(folder / "another")
+    code = run("evaluate", network, *images)
+    assert_one_sentence(capsys, code, "choose the data set that it was trained on")
 
 
 # Using a network
@@ -270,6 +273,16 @@ def test_evaluate_is_what_the_record_says(trained, capsys):
         )
     oracle = f"{100 * record['results']['oracle']:.2f} % of 50 images"
     assert len(lines) == 2 + len(table) + 2 and oracle in lines[-1]
+
+
+def test_evaluate_normalises_as_in_training(copied, capsys):
+    path = copied / "seed-0" / "tskd.json"
+    edit(path, lambda about: about.update(mean=[0.9], std=[0.5]))
+    assert run("evaluate", path, "--precision", "fp32", "--json") == 0
+    network, _ = checkpoints.load_network(path)
+    test = dataclasses.replace(data.load("digits", image_size=8)[1], mean=(0.9,), std=(0.5,))
+    expected = experiments.summarise(training.predict(network, test, "fp32"), test.labels)
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 @pytest.mark.parametrize("rule", [None, "majority", "logit"])

@@ -104,7 +104,7 @@ def test_full_disk_is_named_before_anything_is_made(monkeypatch, capsys, tmp_pat
     usage = namedtuple("usage", "total used free")
     needed = install.INSTALLED + 2 * install.DOWNLOADED
     monkeypatch.setattr(install, "device", lambda folder: 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed * 1e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, (needed + 0.1) * 1e9))
     install.check_space()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, (needed - 0.1) * 1e9))
     monkeypatch.setattr(install, "VENV", str(tmp_path / ".venv"))

@@ -150,12 +150,13 @@ def test_predict_is_the_networks_own_answer(digits, tiny):
 SCRIPT = """
 import sys
 from pathlib import Path
-from tskd_lib import data
+from tskd_lib import data, training
 from tskd_lib.exits import build_student
 from tskd_lib.losses import PRESETS
 from tskd_lib.recipes import Recipe
 from tskd_lib.training import Student, fit
 
+training.SAVE_EVERY = 0
 train = data.per_class(data.load("digits")[0], 60, 0)
 students = {
     name: Student(build_student("resnet8", 10, (1, 16, 16), width=0.5, exits=PRESETS[name].exits),
@@ -216,7 +217,8 @@ def test_a_state_of_other_settings_is_refused(digits, tiny, tmp_path):
 # --- what goes wrong ----------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(digits, tiny, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(digits, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0)
     student = Student(tiny(), Objective(feature=1.0))
     recipe = dataclasses.replace(RECIPE, epochs=3)
     original, calls = student.network.forward, []

@@ -55,6 +55,7 @@ def run(
     recipe: Recipe,
     teacher_path: Path | None = None,
     progress: bool = True,
+    every_epoch: bool = True,
 ) -> list[dict]:
     """Train one student for each objective side by side, and record them.
 
@@ -71,6 +72,7 @@ def run(
         recipe: how to train; its seed also draws the weights.
         teacher_path: checkpoint of the teacher, where an objective needs one.
         progress: show progress bars.
+        every_epoch: evaluate after every epoch too, for the curve.
 
     Returns:
         The records, in the order of the objectives.
@@ -96,7 +98,8 @@ def run(
         if teacher_path is not None:
             teacher, about = checkpoints.load_network(teacher_path)
             digest = about["sha256"]
-        history = fit(students, train, recipe, teacher, test, folder, progress)
+        validation = test if every_epoch else None
+        history = fit(students, train, recipe, teacher, validation, folder, progress)
         if accelerator.is_main_process:
             for method, student in students.items():
                 record = {"format": 1, "experiment": name, "method": method, "seed": recipe.seed}

@@ -147,6 +147,8 @@ class Objective:
             terms["self"] = self.self_ * soft_target_loss(logits[:-1], logits[-1], self.temperature)
         if self.feature and len(logits) > 1:
             terms["feature"] = self.feature * feature_loss(features[:-1], features[-1])
+        if not terms:
+            raise ValueError("every term of the objective has weight zero: nothing to learn from")
         return {**terms, "total": sum(terms.values())}
 
 

@@ -24,6 +24,7 @@ from .exits import MultiExitNet
 from .losses import Objective
 from .recipes import Recipe, choose_precision, learning_rate, make_accelerator, make_optimizer
 
+SAVE_EVERY = 20.0  # seconds between states on disk; the last epoch's is always kept
 CHECK_EVERY = 20  # steps between looks at the loss where looking costs a synchronisation
 
 
@@ -60,8 +61,8 @@ def fit(
         teacher: a trained network; its deepest exit gives the soft targets. Needed where an
             objective has a teacher term.
         validation: where given, each exit's accuracy on it is noted after every epoch.
-        folder: where given, the state is kept there after every epoch as `state.json`, and a
-            run of the same settings that finds one there goes on from it.
+        folder: where given, the state is kept there as `state.json`, after an epoch and at most
+            every `SAVE_EVERY` seconds, and a run of the same settings goes on from it.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -130,7 +131,8 @@ class Run:
     def __init__(self, students, data, recipe, teacher, folder, accelerator):
         self.students, self.recipe, self.accelerator = students, recipe, accelerator
         self.path = None if folder is None else Path(folder) / "state.json"
-        self.epoch = 0
+        self.epoch = self.good = 0
+        self.saved = time.monotonic()
         self.settings = {
             "data": data.checksum(),
             "recipe": dataclasses.asdict(recipe),
@@ -220,7 +222,7 @@ class Run:
             )
 
     def _diverged(self, what: str, epoch: int, step: int) -> None:
-        good = f"{self.path} (epoch {self.epoch})" if self.path and self.epoch else "none"
+        good = f"{self.path} (epoch {self.good})" if self.good else "none"
         raise TrainingDiverged(
             f"{what} at epoch {epoch}, step {step + 1}; last good checkpoint: {good}; "
             "try a lower learning rate or gradient clipping"
@@ -245,7 +247,10 @@ class Run:
             if not all(p.isfinite().all() for p in student.network.parameters()):
                 self._diverged(f"{name}: a weight is not finite", epoch, -1)
         self.epoch = epoch
-        if self.path is not None and self.accelerator.is_main_process:
+        if self.path is None:
+            return
+        due = time.monotonic() - self.saved >= SAVE_EVERY or epoch == self.recipe.epochs
+        if due and self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             about = {
                 "kind": "state",
@@ -255,6 +260,7 @@ class Run:
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             checkpoints.write(self.path, self._tensors(), about)
+            self.saved, self.good = time.monotonic(), epoch
 
     @torch.no_grad()
     def resume(self) -> dict[str, list[dict]]:
@@ -271,7 +277,7 @@ class Run:
             tensor.copy_(saved[name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(about["scaler"])
-        self.epoch = about["epoch"]
+        self.epoch = self.good = about["epoch"]
         return about["history"]
 
 

@@ -44,7 +44,7 @@ class StridedDepthwise(nn.Conv2d):
         if hidden.device.type != "cpu":
             return super().forward(hidden)
         with torch.autocast("cpu", enabled=False):
-            return super().forward(hidden.float())
+            return super().forward(hidden.to(self.weight.dtype))
 
 
 def separable(inputs: int, outputs: int, stride: int) -> list[nn.Module]:

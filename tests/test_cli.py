@@ -202,6 +202,7 @@ def test_compare_goes_on_where_it_was_interrupted(trained, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(training.Run, "train_epoch", stop)
+        patch.setattr(training, "SAVE_EVERY", 0)
         assert run(*arguments) == 130
     assert (
         capsys.readouterr().err.splitlines()[-1].startswith("tskd: interrupted; the same command")

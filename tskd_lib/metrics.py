@@ -95,7 +95,7 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibr
         bins: number of bins of equal width.
 
     Returns:
-        The error, the mean over images of |accuracy - confidence| of their bin, and the bins.
+        The error, the mean over images of `|accuracy - confidence|` of their bin, and the bins.
 
     Raises:
         ValueError: as in `nll`, or no bin.

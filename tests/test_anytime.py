@@ -30,15 +30,6 @@ def draw_labels(seed, images=50, classes=4):
     return torch.randint(classes, (images,), generator=torch.Generator().manual_seed(seed + 1))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Such small tensors only lose by threads, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def mean_cost(exits):
     return torch.tensor(FLOPS)[exits].double().mean().item()
 

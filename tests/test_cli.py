@@ -38,14 +38,6 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", autouse=True)
 def few_digits():
     """Digits are few in this module: 15 to train and 5 to test of each class."""
     real, cache = data.load, {}

@@ -26,8 +26,8 @@ EXAMPLES = """examples:
   tskd predict runs/mine/baseline.json cat.jpg dog.jpg --threshold 0.9
   tskd report runs/mine
 
-Every command explains itself: tskd compare --help. An interrupted training goes on from its
-last epoch when the same command is given again."""
+Every command explains itself: tskd compare --help. An interrupted training goes on from the
+last epoch that is on disk when the same command is given again."""
 METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targets), multi_exit
 (exits after every stage), byot (and the deepest exit teaches the others), tskd (all of it)"""
 LARGEST = 2**32 - 1
@@ -381,7 +381,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from the last epoch"
+        goes_on = "; the same command goes on from the last epoch on disk"
         message = "interrupted" + goes_on * (options.command in ("train", "compare"))
         print(f"tskd: {message}", file=sys.stderr)
         return 130

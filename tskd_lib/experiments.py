@@ -60,7 +60,7 @@ def run(
     """Train one student for each objective side by side, and record them.
 
     A method whose record is in the folder is not trained again. A run that was interrupted
-    goes on from its last epoch.
+    goes on from the last epoch that is on disk.
 
     Args:
         folder: of this experiment and seed; made where it is missing.
@@ -68,7 +68,7 @@ def run(
         objectives: by method.
         network: arguments of `exits.build_student` but classes, images, exits and seed.
         train: training images.
-        test: what the last epoch is evaluated on, once.
+        test: what the last epoch is evaluated on.
         recipe: how to train; its seed also draws the weights.
         teacher_path: checkpoint of the teacher, where an objective needs one.
         progress: show progress bars.

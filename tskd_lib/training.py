@@ -1,8 +1,9 @@
 """Training and evaluation, for one student or for several that share batches and a teacher.
 
 The loop is ordinary: batches, teacher, students, one step each. What surrounds it is for long
-runs: accelerate chooses device, precision and distribution; after every epoch the state goes
-to disk, and a run that is started again goes on from there to the very same weights.
+runs: accelerate chooses device, precision and distribution; every `SAVE_EVERY` seconds, after an
+epoch, the state goes to disk, and a run that is started again goes on from there to the very
+same weights.
 """
 
 from __future__ import annotations

@@ -120,3 +120,14 @@ def test_methods_of_one_seed_are_paired(tmp_path, digits, teacher):
     )
     for (name, one), other in zip(plain.backbone.named_parameters(), multi.backbone.parameters()):
         torch.testing.assert_close(one, other, msg=name)
+
+
+def test_another_teacher_is_another_setting(tmp_path, digits, teacher):
+    run(tmp_path / "students", digits, ("baseline", "kd"), teacher)
+    other = {"teacher": PRESETS["baseline"]}
+    recipe = dataclasses.replace(RECIPE, seed=7)
+    experiments.run(tmp_path, "test", other, NETWORK, *digits, recipe, progress=False)
+    with pytest.raises(records.RecordError, match="kd.record.json is of a run with other"):
+        run(tmp_path / "students", digits, ("baseline", "kd"), tmp_path / "teacher.json")
+    # the baseline has no teacher, so its record stands
+    run(tmp_path / "students", digits, ("baseline",), tmp_path / "teacher.json")

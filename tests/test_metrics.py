@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tskd_lib.metrics import accuracy, calibration, interval, nll, paired
+from tskd_lib.metrics import accuracy, calibration, interval, nll, paired, prediction
 from tskd_lib.voting import probabilities, vote
 
 CASES = settings(max_examples=40, deadline=None)
@@ -282,3 +282,20 @@ def test_bad_levels_and_unequal_seeds_are_refused():
             interval([1.0, 2.0], level)
     with pytest.raises(ValueError, match="got 2 and 3 values"):
         paired([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_prediction_bounds_hold_the_mean_of_new_seeds_as_often_as_promised():
+    draws = np.random.default_rng(0).normal(size=(4000, 12))
+    for new in (1, 3):
+        bounds = [prediction(row[:8], new, 0.9) for row in draws]
+        means = draws[:, 8 : 8 + new].mean(1)
+        inside = [low <= mean <= high for (low, high), mean in zip(bounds, means)]
+        assert np.mean(inside) == pytest.approx(0.9, abs=0.015)
+
+
+def test_prediction_of_infinitely_many_seeds_is_the_interval_of_the_mean():
+    values = [91.0, 93.5, 92.2, 90.8]
+    low, high = prediction(values, 10**12)
+    assert (low, high) == pytest.approx(interval(values)[2:4])
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        prediction(values, 0)

@@ -2,7 +2,7 @@
 
 The modules, each of which uses only those before it: `data`, `networks`, `exits`, `losses`,
 `voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `experiments`,
-`plots`, `timing`, `bench`. Each is loaded when it is first used.
+`study`, `plots`, `widgets`, `timing`, `bench`. Each is loaded when it is first used.
 """
 
 import importlib
@@ -21,7 +21,9 @@ __all__ = [
     "training",
     "records",
     "experiments",
+    "study",
     "plots",
+    "widgets",
     "timing",
     "bench",
 ]

@@ -81,12 +81,16 @@ def run(
     paths = {method: folder / f"{method}.record.json" for method in objectives}
     state = folder / "state.json"
     started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
+    teacher, digest = None, None
+    if teacher_path is not None:
+        teacher, about = checkpoints.load_network(teacher_path)
+        digest = about["sha256"]
     students = {}
     for method, objective in objectives.items():
         student = Student(_student(network, objective, train, recipe.seed), objective)
         if method in started or not paths[method].exists():
             students[method] = student
-        elif _settings(student, recipe, train) != _settings_of(records.read(paths[method])):
+        elif _settings(student, recipe, train, digest) != _settings_of(records.read(paths[method])):
             raise records.RecordError(
                 f"{paths[method]} is of a run with other settings; give another folder"
             )
@@ -94,17 +98,12 @@ def run(
         accelerator = make_accelerator(recipe.precision)
         precision = choose_precision(recipe.precision, accelerator.device)
         origin = records.provenance(accelerator.device, accelerator.num_processes, precision)
-        teacher, digest = None, None
-        if teacher_path is not None:
-            teacher, about = checkpoints.load_network(teacher_path)
-            digest = about["sha256"]
         validation = test if every_epoch else None
         history = fit(students, train, recipe, teacher, validation, folder, progress)
         if accelerator.is_main_process:
             for method, student in students.items():
                 record = {"format": 1, "experiment": name, "method": method, "seed": recipe.seed}
-                record |= {"provenance": origin, **_settings(student, recipe, train)}
-                record["configuration"]["teacher"] = digest if student.objective.teacher else None
+                record |= {"provenance": origin, **_settings(student, recipe, train, digest)}
                 record["data"] |= {"test images": len(test), "test sha256": test.checksum()}
                 record |= _results(student, history[method], test, recipe)
                 weights = checkpoints.save_network(
@@ -126,13 +125,14 @@ def _student(network: Mapping, objective: Objective, data: Images, seed: int) ->
     )
 
 
-def _settings(student: Student, recipe: Recipe, train: Images) -> dict:
+def _settings(student: Student, recipe: Recipe, train: Images, teacher: str | None) -> dict:
     """The part of a record that is known before training, as it comes back from JSON."""
     settings = {
         "configuration": {
             "network": student.network.config,
             "objective": dataclasses.asdict(student.objective),
             "recipe": dataclasses.asdict(recipe),
+            "teacher": teacher if student.objective.teacher else None,
         },
         "data": {
             "name": train.name,
@@ -147,9 +147,8 @@ def _settings(student: Student, recipe: Recipe, train: Images) -> dict:
 
 def _settings_of(record: dict) -> dict:
     """What `_settings` gave for the run of this record."""
-    configuration = {k: v for k, v in record["configuration"].items() if k != "teacher"}
     data = {k: v for k, v in record["data"].items() if not k.startswith("test")}
-    return {"configuration": configuration, "data": data}
+    return {"configuration": record["configuration"], "data": data}
 
 
 def _results(student: Student, curve: list[dict], test: Images, recipe: Recipe) -> dict:

@@ -152,6 +152,32 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(float(mean), float(sd), float(mean - half), float(mean + half), n)
 
 
+def prediction(values: Sequence[float], new: int = 1, level: float = 0.95) -> tuple[float, float]:
+    """Where the mean over `new` further seeds lies: mean -/+ t sd sqrt(1 / n + 1 / new).
+
+    Wider than `interval`, which is about the true mean: new seeds have luck of their own.
+
+    Args:
+        values: one number for each seed, at least two.
+        new: how many further seeds, at least one.
+        level: how often such bounds hold the new mean.
+
+    Returns:
+        Both bounds, in the unit of the values.
+
+    Raises:
+        ValueError: as `interval`; or `new` is below one.
+    """
+    import numpy as np
+    from scipy import stats
+
+    if new < 1:
+        raise ValueError(f"the number of new seeds must be at least 1, got {new}")
+    mean, sd, _, _, n = interval(values, level)
+    half = stats.t.ppf((1 + level) / 2, n - 1) * sd * np.sqrt(1 / n + 1 / new)
+    return float(mean - half), float(mean + half)
+
+
 class Paired(NamedTuple):
     """The differences a - b over `n` seeds.
 

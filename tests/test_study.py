@@ -1,0 +1,119 @@
+"""The chapters' shared problem: its parts do not overlap, its runs are kept and held to ours."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from tskd_lib import experiments, metrics, records, study
+from tskd_lib.losses import PRESETS
+
+
+@pytest.fixture
+def small(tmp_path):
+    problem = study.load("quick")
+    student = {"name": "resnet8", "width": 0.5, "strength": "separable"}
+    recipe = dataclasses.replace(problem.student_recipe, epochs=1, precision="fp32")
+    return dataclasses.replace(problem, student=student, student_recipe=recipe, folder=tmp_path)
+
+
+def rows(images):
+    return {tuple(image.flatten().tolist()) for image in images.images}
+
+
+def test_no_image_is_in_two_parts():
+    problem = study.load("quick")
+    parts = [rows(part) for part in (problem.train, problem.validation, problem.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    few = problem.few(3)
+    assert rows(few) <= parts[0] and few.labels.bincount().tolist() == [10] * 10
+    assert rows(few) != rows(problem.few(4))
+
+
+def test_run_gives_a_row_for_every_seed_and_answer_and_keeps_the_networks(small, monkeypatch):
+    results = small.run({m: PRESETS[m] for m in ("baseline", "multi_exit")}, seeds=range(2))
+    assert set(zip(results.method, results.seed)) == {
+        (method, seed) for method in ("baseline", "multi_exit") for seed in range(2)
+    }
+    logits = small.logits("multi_exit", seed=1)
+    assert logits.shape == (3, len(small.test), 10)
+    deepest = results.query("method == 'multi_exit' and seed == 1 and answer == 'deepest'")
+    right = (logits[-1].argmax(-1) == small.test.labels).float().mean()
+    assert deepest.accuracy.item() == pytest.approx(right.item())
+    assert small.logits("baseline", images=small.validation).shape[1] == len(small.validation)
+    monkeypatch.setattr(experiments, "fit", None)  # what is there is not trained again
+    pd.testing.assert_frame_equal(
+        small.run({"baseline": PRESETS["baseline"]}, [1, 0]).sort_values(
+            ["seed"], ignore_index=True
+        ),
+        results.query("method == 'baseline'").reset_index(drop=True),
+    )
+
+
+def test_teacher_of_ours_is_the_one_its_record_tells_of():
+    problem = study.load("quick")
+    record = records.read(problem.teacher_path().with_suffix(".record.json"))
+    logits = study.predict(problem.teacher(), problem.test, "fp32")
+    found = experiments.summarise(logits, problem.test.labels)["exits"][-1]["accuracy"]
+    assert found == pytest.approx(record["results"]["exits"][-1]["accuracy"], abs=0.005)
+    assert record["data"]["train sha256"] == problem.train.checksum()
+    assert record["data"]["test sha256"] == problem.test.checksum()
+
+
+def test_teacher_is_trained_where_none_comes_with_the_library(small):
+    recipe = dataclasses.replace(small.teacher_recipe, epochs=1)
+    problem = dataclasses.replace(
+        small, name="another", teacher_network=small.student, teacher_recipe=recipe
+    )
+    assert problem.teacher_path() == small.folder / "teacher" / "teacher.json"
+    assert not problem.teacher().training
+    with pytest.raises(records.RecordError, match="no records"):
+        problem.ours()
+
+
+def test_our_students_learned_from_our_teacher_and_from_this_data():
+    problem = study.load("quick")
+    teacher = records.read(problem.teacher_path().with_suffix(".record.json"))
+    found = [r for r in records.read_all(records.COMMITTED / problem.name) if r["seed"] < 100]
+    assert {r["configuration"]["teacher"] for r in found} == {None, teacher["weights sha256"]}
+    for record in found:
+        seen = problem.few(record["seed"]).checksum()
+        assert record["data"]["train sha256"] == seen
+    assert {"baseline", "kd", "multi_exit", "byot", "tskd"} <= {r["method"] for r in found}
+
+
+def test_yours_against_ours_by_hand(small, monkeypatch):
+    def results(values):
+        rows = [("kd", "deepest", seed, value) for seed, value in enumerate(values)]
+        return pd.DataFrame(rows, columns=["method", "answer", "seed", "accuracy"])
+
+    monkeypatch.setattr(study.Study, "ours", lambda self: results([0.91, 0.93, 0.95]))
+    table = small.against_ours(results([0.90, 0.94]))
+    low, high = metrics.prediction([91, 93, 95], 2)
+    assert table.loc[("kd", "deepest")].tolist() == [
+        92.0,
+        93.0,
+        round(low, 1),
+        round(high, 1),
+        True,
+    ]
+    assert not small.against_ours(results([0.5, 0.5])).inside.any()
+
+
+def test_unknown_profile_names_the_known_ones():
+    with pytest.raises(ValueError, match="'quick' or 'full'"):
+        study.load("fast")
+
+
+def test_full_profile_is_cifar100(monkeypatch, digits):
+    names = []
+
+    def load(name, root):
+        names.append(name)
+        return digits
+
+    monkeypatch.setattr(study.data, "load", load)
+    full = study.load("full")
+    assert names == ["cifar100"] and full.shots == 100 and full.name == "cifar100-few"
+    assert torch.equal(full.train.labels.bincount(), torch.full((10,), 18))

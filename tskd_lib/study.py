@@ -1,0 +1,185 @@
+"""The problem that all chapters share: few labelled images, and a teacher that saw many.
+
+A chapter trains on it, looks at what came out, and holds its own numbers against runs of ours
+with more seeds, whose records are in the repository. The profile "quick" takes the embedded
+digits and minutes on a CPU, "full" takes CIFAR-100 and hours.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from . import checkpoints, data, experiments, metrics, records
+from .exits import MultiExitNet
+from .losses import PRESETS, Objective
+from .recipes import Recipe
+from .training import predict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEACHER_SEED = 100
+
+
+@dataclass(frozen=True)
+class Study:
+    """Images, networks and recipes of one problem.
+
+    Attributes:
+        name: of the problem, and of the folder with our records.
+        train: labelled images that the teacher sees, and of which a student sees `shots` a class.
+        validation: for choices; neither teacher nor students see it.
+        test: for results.
+        shots: images of each class that a student is trained on.
+        student: arguments of `exits.build_student` but classes, images, exits and seed.
+        student_recipe: how to train a student; the seed is replaced.
+        teacher_network: as `student`.
+        teacher_recipe: how the teacher was trained.
+        folder: where `run` keeps networks and records.
+    """
+
+    name: str
+    train: data.Images
+    validation: data.Images
+    test: data.Images
+    shots: int
+    student: Mapping
+    student_recipe: Recipe
+    teacher_network: Mapping
+    teacher_recipe: Recipe
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
+
+    def few(self, seed: int) -> data.Images:
+        """The images that the student of this seed is trained on."""
+        return data.per_class(self.train, self.shots, seed)
+
+    def teacher_path(self) -> Path:
+        """The teacher's checkpoint: ours where it comes with the library, else trained once."""
+        ours = records.COMMITTED / self.name / "teacher" / "teacher.json"
+        return ours if ours.exists() else self.train_teacher(self.folder / "teacher")
+
+    def train_teacher(self, folder: Path) -> Path:
+        """Train the teacher, unless it is in the folder already; its checkpoint."""
+        experiments.run(
+            folder,
+            self.name,
+            {"teacher": PRESETS["baseline"]},
+            self.teacher_network,
+            self.train,
+            self.test,
+            self.teacher_recipe,
+        )
+        return folder / "teacher.json"
+
+    def teacher(self) -> MultiExitNet:
+        """The trained teacher; its only exit is the deepest."""
+        return checkpoints.load_network(self.teacher_path())[0]
+
+    def run(self, objectives: Mapping[str, Objective], seeds: Iterable[int] = range(3)):
+        """Train and test one student for each objective and seed; see `records.frame`.
+
+        A seed draws the student's images, weights and batches, the same for all objectives.
+        What was run before is not run again.
+        """
+        from tqdm import tqdm
+
+        found = []
+        for seed in tqdm(seeds, unit="seed"):
+            found += experiments.run(
+                self.folder / f"seed-{seed}",
+                self.name,
+                objectives,
+                self.student,
+                self.few(seed),
+                self.test,
+                replace(self.student_recipe, seed=seed),
+                self.teacher_path() if any(o.teacher for o in objectives.values()) else None,
+                progress=False,
+                every_epoch=False,
+            )
+        return records.frame(found)
+
+    def network(self, method: str, seed: int = 0) -> MultiExitNet:
+        """A student that `run` has trained."""
+        return checkpoints.load_network(self.folder / f"seed-{seed}" / f"{method}.json")[0]
+
+    def logits(self, method: str, seed: int = 0, images: data.Images | None = None) -> Tensor:
+        """What that student says of the images, by default those of the test: `[K, N, C]`."""
+        return predict(self.network(method, seed), self.test if images is None else images)
+
+    def ours(self) -> pd.DataFrame:
+        """The results of our own runs of this problem; see `records.frame`.
+
+        Raises:
+            RecordError: where none has been run for this profile.
+        """
+        return records.frame(records.read_all(records.COMMITTED / self.name))
+
+    def against_ours(self, results: pd.DataFrame) -> pd.DataFrame:
+        """Your accuracy beside ours, in percent: a row for each method and answer in both.
+
+        "low" and "high" bound where the mean of as many new seeds as yours lies in 95 of 100
+        cases, if they are run as ours were (`metrics.prediction`); "inside" says if yours does.
+        """
+        import pandas as pd
+
+        def by_answer(frame):
+            return (100 * frame.accuracy).groupby([frame.method, frame.answer], sort=False)
+
+        ours, rows = dict(list(by_answer(self.ours()))), {}
+        for key, values in by_answer(results):
+            if key in ours:
+                low, high = metrics.prediction(ours[key], len(values))
+                mean = values.mean()
+                rows[key] = [mean, ours[key].mean(), low, high, low <= mean <= high]
+        names = pd.MultiIndex.from_tuples(rows, names=["method", "answer"])
+        columns = ["yours", "ours", "low", "high", "inside"]
+        return pd.DataFrame(list(rows.values()), names, columns).round(1)
+
+
+def load(profile: str = "quick", root: Path | str = "data") -> Study:
+    """The problem of a profile.
+
+    Args:
+        profile: "quick" for digits, "full" for CIFAR-100.
+        root: where the data is or goes; see `data.load`.
+
+    Raises:
+        ValueError: for another profile.
+        data.DataError: where images are missing and cannot be downloaded.
+    """
+    if profile not in ("quick", "full"):
+        raise ValueError(f"unknown profile {profile!r}: TSKD_PROFILE is 'quick' or 'full'")
+    quick = profile == "quick"
+    images, test = data.load("digits" if quick else "cifar100", root)
+    train, validation = data.split(images, (0.75, 0.25) if quick else (0.9, 0.1), seed=0)
+    augment = data.default_augment(images)
+    return Study(
+        name="digits-few" if quick else "cifar100-few",
+        train=train,
+        validation=validation,
+        test=test,
+        shots=10 if quick else 100,
+        student={"name": "resnet10", "width": 0.125 if quick else 0.25},
+        student_recipe=Recipe(
+            epochs=60 if quick else 30,
+            batch_size=50 if quick else 128,
+            learning_rate=0.1,
+            augment=augment,
+        ),
+        teacher_network={"name": "resnet10", "width": 0.25 if quick else 0.5},
+        teacher_recipe=Recipe(
+            epochs=12 if quick else 30,
+            batch_size=128,
+            learning_rate=0.1,
+            augment=augment,
+            seed=TEACHER_SEED,
+        ),
+        **({} if quick else {"folder": Path("runs") / "cifar100-few"}),
+    )

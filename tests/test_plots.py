@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from tskd_lib import anytime, data, losses, metrics, plots, records, voting
+from tskd_lib import anytime, data, losses, metrics, pictures, plots, records, theme, voting
 
 pytestmark = pytest.mark.filterwarnings("error")
 FLOPS = (2e6, 5e6, 9e6, 14.4e6)
@@ -110,9 +110,9 @@ def test_the_library_does_not_load_matplotlib():
 
 
 def test_every_preset_has_its_own_look():
-    assert losses.PRESETS.keys() <= plots.METHODS.keys()
-    for look in zip(*plots.METHODS.values()):
-        assert len(set(look)) == len(plots.METHODS)
+    assert losses.PRESETS.keys() <= theme.METHODS.keys()
+    for look in zip(*theme.METHODS.values()):
+        assert len(set(look)) == len(theme.METHODS)
 
 
 # Machado, Oliveira and Fernandes 2009, severity 1; linear RGB
@@ -161,19 +161,19 @@ def cielab(rgb):
 
 @pytest.mark.parametrize("eye", EYES)
 def test_methods_are_told_apart_by_colour(eye):
-    seen = [cielab(np.array(EYES[eye]) @ linear(style.colour)) for style in plots.METHODS.values()]
+    seen = [cielab(np.array(EYES[eye]) @ linear(style.colour)) for style in theme.METHODS.values()]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 20
 
 
 def test_colours_stand_out_from_white():
-    names = [*plots.METHODS, "vote", *(f"exit {k}" for k in range(1, 9))]
-    assert min(contrast(style.colour, "white") for style in plots.styles(names)) >= 3
+    names = [*theme.METHODS, "vote", *(f"exit {k}" for k in range(1, 9))]
+    assert min(contrast(style.colour, "white") for style in theme.styles(names)) >= 3
 
 
 def test_styles_of_answers_differ_and_of_methods_are_fixed():
     names = ["exit 1", "exit 2", "tskd", "vote majority", "vote logit", 0.5]
-    found = plots.styles(names)
-    assert found[2] == plots.METHODS["tskd"]
+    found = theme.styles(names)
+    assert found[2] == theme.METHODS["tskd"]
     assert len({(style.marker, style.line, style.colour) for style in found}) == len(names)
     assert found[-1].label == "0.5"
 
@@ -188,7 +188,7 @@ def test_curves_show_the_history():
         [row["total"] for row in history(seed)] for seed in (0, 1)
     ]
     assert list(lines[0].get_xdata()) == [1, 2, 3, 4, 5]
-    assert lines[0].get_marker() == plots.METHODS["tskd"].marker
+    assert lines[0].get_marker() == theme.METHODS["tskd"].marker
     assert legend(figure) == ["TSKD", "KD"]
     assert figure.axes[0].get_xlabel() == "Epoch"
 
@@ -414,7 +414,7 @@ def test_vote_agreement_refuses():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_image_grid_shows_the_pixels(channels):
     shown = images(channels=channels)
-    figure = plots.image_grid(shown, [5, 0, 7], columns=2)
+    figure = pictures.image_grid(shown, [5, 0, 7], columns=2)
     assert len(figure.axes) == 4
     for ax, i in zip(figure.axes, [5, 0, 7]):
         pixels = shown.images[i].permute(1, 2, 0).squeeze().numpy()
@@ -426,7 +426,7 @@ def test_image_grid_shows_the_pixels(channels):
 
 
 def test_image_grid_takes_captions_and_formulas_stay_text():
-    figure = plots.image_grid(images(), [0, 1], captions=["cost: $5_or_$6", "b"])
+    figure = pictures.image_grid(images(), [0, 1], captions=["cost: $5_or_$6", "b"])
     assert [ax.get_xlabel() for ax in figure.axes] == [r"cost: \$5 or \$6", "b"]
 
 
@@ -434,20 +434,20 @@ def test_image_functions_refuse():
     shown = images()
     for indices in ([], [300], [-1]):
         with pytest.raises(ValueError, match="from 0 to 299"):
-            plots.image_grid(shown, indices)
+            pictures.image_grid(shown, indices)
         with pytest.raises(ValueError, match="from 0 to 299"):
-            plots.exit_opinions(shown, LOGITS, indices)
+            pictures.exit_opinions(shown, LOGITS, indices)
     with pytest.raises(ValueError, match="caption"):
-        plots.image_grid(shown, [0, 1], ["only one"])
+        pictures.image_grid(shown, [0, 1], ["only one"])
     with pytest.raises(ValueError, match="300 images"):
-        plots.exit_opinions(shown, LOGITS[:, :5], [0])
+        pictures.exit_opinions(shown, LOGITS[:, :5], [0])
     with pytest.raises(ValueError, match="channels"):
-        plots.image_grid(images(channels=2), [0])
+        pictures.image_grid(images(channels=2), [0])
 
 
 def test_exit_opinions_are_probabilities_answers_and_truth():
     shown, index = images(), 11
-    figure = plots.exit_opinions(shown, LOGITS.requires_grad_(), [3, index], top=3)
+    figure = pictures.exit_opinions(shown, LOGITS.requires_grad_(), [3, index], top=3)
     LOGITS.requires_grad_(False)
     picture, cells = figure.axes[2:]
     assert picture.get_xlabel() == f"true: {LABELS[index]}"
@@ -540,10 +540,10 @@ HARD = {
     "confusion, 100": lambda: plots.confusion(diagonal(100), diagonal(100), long_names(100)),
     "agreement": lambda: plots.vote_agreement(LOGITS, LABELS),
     "agreement, one exit": lambda: plots.vote_agreement(LOGITS[:1], LABELS),
-    "images": lambda: plots.image_grid(images(long_names(10)), range(7)),
-    "images, one": lambda: plots.image_grid(images(channels=3), [0]),
-    "opinions": lambda: plots.exit_opinions(images(long_names(10)), LOGITS, [0, 1]),
-    "opinions, one exit": lambda: plots.exit_opinions(images(), LOGITS[:1], [0]),
+    "images": lambda: pictures.image_grid(images(long_names(10)), range(7)),
+    "images, one": lambda: pictures.image_grid(images(channels=3), [0]),
+    "opinions": lambda: pictures.exit_opinions(images(long_names(10)), LOGITS, [0, 1]),
+    "opinions, one exit": lambda: pictures.exit_opinions(images(), LOGITS[:1], [0]),
     "flops": lambda: plots.accuracy_against_flops(
         TWO_CURVES, {"tskd": [(f, 0.5) for f in FLOPS], LONG: [(9e6, 0.5)]}
     ),

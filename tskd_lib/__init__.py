@@ -2,7 +2,8 @@
 
 The modules, each of which uses only those before it: `data`, `networks`, `exits`, `losses`,
 `voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `experiments`,
-`study`, `plots`, `widgets`, `timing`, `bench`. Each is loaded when it is first used.
+`study`, `theme`, `plots`, `pictures`, `widgets`, `timing`, `bench`. Each is loaded when it is first
+used.
 """
 
 import importlib
@@ -22,7 +23,9 @@ __all__ = [
     "records",
     "experiments",
     "study",
+    "theme",
     "plots",
+    "pictures",
     "widgets",
     "timing",
     "bench",

@@ -1,11 +1,15 @@
-"""Every notebook was executed, is small, and starts alike."""
+"""Every chapter was executed, has the parts of a chapter, and says nothing that it cannot show."""
 
 import json
+import re
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+FENCE = re.compile(r"^(`{3,}|:{3,}).*?^\1 *$", re.MULTILINE | re.DOTALL)
+EQUATION = re.compile(r"^\$\$\n.*?^\$\$(.*)$", re.MULTILINE | re.DOTALL)
 
 
 def notebooks():
@@ -53,3 +57,119 @@ def test_first_cell_is_short_and_the_same_everywhere(path):
     assert len("".join(cells[0]["source"]).splitlines()) <= 8
     # versions and device differ from reader to reader
     assert "nbval-ignore-output" in cells[0]["metadata"].get("tags", [])
+
+
+def text(path):
+    """Return the Markdown of a chapter."""
+    cells = read(path)[0]["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def prose(path):
+    """Return what a chapter says: without formulas, code, directives, roles' targets and links."""
+    said = EQUATION.sub("", text(path))
+    said = re.sub(r"^(```\w*\n.*?^```|:::.*|:\w+:.*|\(\S+\)=)$", "", said, flags=re.M | re.DOTALL)
+    said = re.sub(r"\$[^$]+\$|\{[\w:]+\}`[^`]*`|`[^`]*`|\]\([^)]*\)", " ", said)
+    return said
+
+
+def code_cells(path):
+    """Return the code of the cells of a chapter, and that of its solutions."""
+    main, solutions, inside = [], [], False
+    for cell in read(path)[0]["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            inside = source.rfind("{solution-start}") > source.rfind("{solution-end}") or (
+                inside and "{solution-end}" not in source
+            )
+        else:
+            (solutions if inside else main).append(source)
+    return main, solutions
+
+
+@each_notebook
+def test_every_output_is_compared_or_has_a_reason(path):
+    for cell in read(path)[1]:
+        ignored = "nbval-ignore-output" in cell["metadata"].get("tags", [])
+        assert ignored == ("nbval_reason" in cell["metadata"]), "".join(cell["source"])[:80]
+        assert not {"nbval-skip", "skip-execution"} & set(cell["metadata"].get("tags", []))
+
+
+@each_notebook
+def test_every_figure_has_caption_name_and_alternative_text(path):
+    names = []
+    for cell in read(path)[1]:
+        if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+            look = cell["metadata"].get("mystnb", {})
+            source = "".join(cell["source"])[:80]
+            assert len(look.get("image", {}).get("alt", "")) > 20, source
+            assert look.get("figure", {}).get("caption"), source
+            names.append(look["figure"]["name"])
+    assert len(names) == len(set(names)) and names
+    chapter = path.stem.split("-", 1)[1]
+    assert all(name.startswith("fig-") for name in names), chapter
+
+
+@each_notebook
+def test_length_of_cells_and_text(path):
+    main, solutions = code_cells(path)
+    lengths = [len(source.splitlines()) for source in main + solutions]
+    assert len(main) <= 26 and median(lengths) <= 8 and max(lengths) <= 30
+    assert max(len(line) for source in main + solutions for line in source.splitlines()) <= 100
+    assert 1500 <= len(prose(path).split()) <= 2500
+
+
+@each_notebook
+def test_exercises_have_solutions_that_run(path):
+    said = text(path)
+    exercises = re.findall(r"\{exercise\}.*?\n:label: (\S+)", said)
+    started = re.findall(r"\{solution-start\} (\S+)\n:class: dropdown", said)
+    assert len(exercises) >= 4 and sorted(started) == sorted(exercises)
+    assert said.count("{solution-end}") == len(started)
+    assert len(code_cells(path)[1]) >= len(exercises)
+    assert len(exercises) == len(set(exercises)) and all(e.startswith("ex-") for e in exercises)
+
+
+@each_notebook
+def test_chapter_has_its_parts(path):
+    said, (main, _) = text(path), code_cells(path)
+    assert said.startswith("# ") and said.count("Predict, then reveal") >= 2
+    for heading in ("## Your run against ours", "## Summary", "## Exercises", "## Read on"):
+        assert f"\n{heading}\n" in said, heading
+    assert "**Time**" in said and "**You need**" in said
+    assert any("Slider(" in source for source in main)
+    assert any("against_ours(" in source for source in main)
+    assert any("assert_close(" in source or "assert " in source for source in main)
+
+
+@each_notebook
+def test_no_metric_is_typed_by_hand(path):
+    said = re.sub(r"\[[^]]*\]", "", prose(path))
+    typed = re.findall(
+        r".{0,30}\b\d+\.\d+.{0,20}|.{0,30}\b\d+(?:\.\d+)? ?(?:%|points?\b).{0,20}", said
+    )
+    assert not typed, typed
+
+
+@each_notebook
+def test_equations_are_numbered_and_referred_to(path):
+    said = text(path)
+    for rest in EQUATION.findall(said):
+        label = re.fullmatch(r" \((eq-[\w-]+)\)", rest)
+        assert label, f"an equation without a label: {rest!r}"
+        assert f"{{eq}}`{label[1]}`" in said, label[1]
+
+
+@each_notebook
+def test_links_lead_to_pages(path):
+    for target in re.findall(r"\]\(([^)#\s]+)", text(path)):
+        if not target.startswith("https://"):
+            assert (path.parent / target).exists(), target
+
+
+@each_notebook
+def test_chapter_explains_its_words(path):
+    glossary = (ROOT / "book" / "notation.md").read_text("utf-8")
+    known = set(re.findall(r"^([a-z][\w -]*)\n  ", glossary, re.MULTILINE))
+    used = set(re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]*)>?`", text(path)))
+    assert used and used <= known, used - known

@@ -20,11 +20,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from tskd_lib import anytime, data, losses, metrics, pictures, plots, records, theme, voting
+from tskd_lib.exits import build_student
 
 pytestmark = pytest.mark.filterwarnings("error")
 FLOPS = (2e6, 5e6, 9e6, 14.4e6)
 LONG = "a_class_name_that_somebody_made_much_too_long_"
 NAMES = ("exit 1", "exit 2", "exit 3", "vote", LONG)
+UNNAMED_AXES = {"images", "opinions", "differences", "matrix", "features", "network"}
 
 
 def draw(shape, seed=0):
@@ -514,6 +516,23 @@ TWO_CURVES = {
 }
 
 
+def settings_table():
+    random = np.random.default_rng(0)
+    places = itertools.product(("kd", "tskd"), (0, 0.1, 0.3, 1, 3), range(3))
+    columns = ("method", "weight", "seed")
+    return pd.DataFrame(
+        [dict(zip(columns, place)) | {"accuracy": random.normal(0.9, 0.01)} for place in places]
+    )
+
+
+def gain(mean):
+    return metrics.paired([mean - 1, mean, mean + 1], [0, 0, 0])
+
+
+def tiny_student():
+    return build_student("resnet8", 10, (1, 16, 16), width=0.5, exits=(1, 3))
+
+
 def long_names(count):
     return [LONG + str(i) for i in range(count)]
 
@@ -544,6 +563,14 @@ HARD = {
     "images, one": lambda: pictures.image_grid(images(channels=3), [0]),
     "opinions": lambda: pictures.exit_opinions(images(long_names(10)), LOGITS, [0, 1]),
     "opinions, one exit": lambda: pictures.exit_opinions(images(), LOGITS[:1], [0]),
+    "sweep": lambda: plots.sweep(settings_table(), "weight", log=True, xlabel="Weight of a term"),
+    "differences": lambda: plots.differences({LONG: gain(0.4), "kd": gain(2), "tskd": gain(-2)}),
+    "matrix": lambda: plots.matrix(draw((4, 4)), NAMES[:3] + (LONG,), "Disagreement"),
+    "probabilities": lambda: pictures.probability_bars(
+        {name: LOGITS[k, 0].softmax(-1) for k, name in enumerate(NAMES[:3])}, long_names(10)
+    ),
+    "features": lambda: pictures.feature_maps(draw((4, 300, 2)), LABELS, "0123456789", NAMES[:4]),
+    "network": lambda: pictures.network(tiny_student()),
     "flops": lambda: plots.accuracy_against_flops(
         TWO_CURVES, {"tskd": [(f, 0.5) for f in FLOPS], LONG: [(9e6, 0.5)]}
     ),
@@ -586,7 +613,7 @@ def test_figures_are_whole_and_legible_on_a_phone(name):
             assert_apart(visible_labels(axis))
         if ax.get_legend():
             assert_apart(ax.get_legend().get_texts())
-    if not name.startswith(("images", "opinions")):
+    if name.split(",")[0] not in UNNAMED_AXES:
         assert figure.axes[0].get_xlabel() and figure.axes[0].get_ylabel()
 
 
@@ -616,3 +643,88 @@ def test_figures_are_drawn_on_given_axes():
         assert draw_on(ax) is figure
         assert ax.has_data()
     plt.close(figure)
+
+
+# --- sweeps, differences, matrices, features, networks ---
+
+
+def test_a_sweep_is_mean_and_interval_of_the_seeds_in_percent():
+    table = settings_table()
+    figure = plots.sweep(table, "weight", log=True, xlabel="Weight")
+    (ax,) = figure.axes
+    assert legend(figure) == ["KD", "TSKD"] and ticks(ax.xaxis) == ["0", "0.1", "0.3", "1", "3"]
+    tables = [rows for _, rows in table.groupby("method")]
+    for line, band, rows in zip(ax.lines, ax.collections, tables):
+        runs = [
+            metrics.interval(100 * rows.query("weight == @w").accuracy) for w in (0, 0.1, 0.3, 1, 3)
+        ]
+        assert line.get_xdata().tolist() == [0, 0.1, 0.3, 1, 3]
+        assert line.get_ydata() == pytest.approx([run.mean for run in runs])
+        edge = band.get_paths()[0].vertices[:, 1]
+        assert edge.min() == pytest.approx(min(run.low for run in runs))
+        assert edge.max() == pytest.approx(max(run.high for run in runs))
+    assert ax.get_xlabel() == "Weight (mean and 95 % interval of 3 seeds)"
+
+
+def test_a_sweep_of_what_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"without the columns \['temperature'\]"):
+        plots.sweep(settings_table(), "temperature")
+    with pytest.raises(ValueError, match="got 0 rows"):
+        plots.sweep(settings_table()[:0], "weight")
+
+
+def test_only_differences_clear_of_zero_are_drawn_full():
+    gains = {"clear": gain(5), "open": gain(0.4), "worse": gain(-5)}
+    (ax,) = plots.differences(gains).axes
+    spans, dots = ax.lines[:-1:2], ax.lines[1:-1:2]
+    for span, dot, one in zip(spans, dots, gains.values()):
+        assert span.get_xdata() == pytest.approx([one.t_low, one.t_high])
+        assert dot.get_xdata() == pytest.approx([one.mean])
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False]
+    assert ticks(ax.yaxis) == ["clear", "open", "worse"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first is at the top"
+    with pytest.raises(ValueError, match="no differences"):
+        plots.differences({})
+
+
+def test_a_matrix_shows_its_numbers_and_leaves_out_what_is_none():
+    values = np.array([[np.nan, 0.25], [0.5, 1]])
+    figure = plots.matrix(values, ["a", "b"], "share")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["", "0.25", "0.50", "1.00"]
+    assert ticks(figure.axes[1].yaxis) == ["0.25", "0.62", "1.00"]
+    with pytest.raises(ValueError, match=r"\(2, 2\) for 3 names"):
+        plots.matrix(values, ["a", "b", "c"])
+
+
+def test_probability_bars_are_the_probabilities():
+    opinions = {name: LOGITS[k, 0].softmax(-1) for k, name in enumerate(("teacher", "tskd"))}
+    (ax,) = pictures.probability_bars(opinions, "0123456789").axes
+    for drawn, opinion in zip(ax.containers, opinions.values()):
+        assert [bar.get_height() for bar in drawn] == pytest.approx((100 * opinion).tolist())
+    assert ticks(ax.xaxis) == list("0123456789")
+    with pytest.raises(ValueError, match="for 3 classes"):
+        pictures.probability_bars(opinions, "abc")
+
+
+def test_feature_maps_have_every_image_once_in_each_panel():
+    points = draw((3, 300, 2))
+    figure = pictures.feature_maps(points, LABELS, "0123456789", ["a", "b", "c"])
+    assert [ax.get_xlabel() for ax in figure.axes[:3]] == ["a", "b", "c"]
+    for ax, panel in zip(figure.axes, points):
+        drawn = np.concatenate([dots.get_offsets() for dots in ax.collections])
+        assert np.array_equal(np.sort(drawn, axis=0), np.sort(panel.numpy(), axis=0))
+        assert [text.get_text() for text in ax.texts] == list("0123456789")
+    with pytest.raises(ValueError, match=r"give \[K, N, 2\]"):
+        pictures.feature_maps(points[:, :5], LABELS, "0123456789", ["a", "b", "c"])
+
+
+def test_the_network_is_drawn_as_it_is():
+    student = tiny_student()
+    texts = [text.get_text() for text in pictures.network(student).axes[0].texts]
+    boxes = [text for text in texts if text]
+    assert boxes[0] == "image\n1 × 16 × 16"
+    assert boxes[1] == "stem and stage 1\n8 × 16 × 16" and boxes[3] == "stage 2\n16 × 8 × 8"
+    first, last = student.parameter_counts()
+    share = student.flops()[0] / student.flops()[-1]
+    assert boxes[2] == f"exit 1\n{first / last:.0%} of parameters, {share:.0%} of FLOPs"
+    assert boxes[-2].startswith("exit 2, the deepest\n100%") and f"{last:,} parameters" in boxes[-1]

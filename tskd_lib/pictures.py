@@ -5,17 +5,31 @@ As in `plots`, each function returns a Figure to be shown as the last line of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
 from .data import Images
-from .theme import LETTER, ORANGE, WIDTH, draw_cells, short, subplots
+from .exits import MultiExitNet
+from .networks import feature_shapes
+from .theme import (
+    INK,
+    LETTER,
+    ORANGE,
+    WIDTH,
+    axes_or_new,
+    draw_cells,
+    legend,
+    short,
+    styles,
+    subplots,
+)
 from .voting import check_logits, probabilities, vote
 
 
@@ -98,6 +112,116 @@ def exit_opinions(
         _opinions(right, opinions[:, i], truth, images.classes, top)
     figure.supxlabel("Probability (%); framed: the answer; bold: the true class", size=11)
     return figure
+
+
+def probability_bars(opinions: Mapping[str, Tensor], classes: Sequence[str]) -> Figure:
+    """How probable one or several networks hold each class of one image.
+
+    Args:
+        opinions: by name, probabilities `[C]`.
+        classes: names of the C classes; numbers stand for them where there is no room.
+
+    Raises:
+        ValueError: there is no opinion, or one of another number of classes.
+    """
+    sizes = {name: tuple(opinion.shape) for name, opinion in opinions.items()}
+    if not opinions or set(sizes.values()) != {(len(classes),)}:
+        raise ValueError(f"got probabilities of shapes {sizes} for {len(classes)} classes")
+    ax = axes_or_new(None, 3.0)
+    width = 0.84 / len(opinions)
+    for i, (opinion, style) in enumerate(zip(opinions.values(), styles(opinions))):
+        places = np.arange(len(classes)) + width * (i - (len(opinions) - 1) / 2)
+        hatch = ("", "//", "..", "xx")[i % 4]
+        shares = 100 * opinion.detach().cpu().numpy()
+        ax.bar(places, shares, width, color=style.colour, label=style.label, hatch=hatch,
+               edgecolor="white")  # fmt: skip
+    ax.grid(False, axis="x")
+    letters = int(72 * 5.4 / len(classes) / LETTER)
+    if letters:
+        ax.set_xticks(range(len(classes)), [short(c, letters, lines=2) for c in classes])
+    ax.set(ylim=(0, 105), xlabel="Class", ylabel="Probability (%)")
+    return legend(ax)
+
+
+def feature_maps(
+    points: Tensor, labels: Tensor, classes: Sequence[str], titles: Sequence[str]
+) -> Figure:
+    """Images as points of a plane, a panel for each exit; a class has a colour and its name.
+
+    Args:
+        points: `[K, N, 2]`, for example the features' first two principal components.
+        labels: `[N]`.
+        classes: their names; each is written where its images have their median.
+        titles: of the K panels.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    points, labels = torch.as_tensor(points).cpu(), labels.cpu()
+    if points.shape != (len(titles), len(labels), 2):
+        raise ValueError(
+            f"got points of shape {tuple(points.shape)} for {len(titles)} titles and "
+            f"{len(labels)} labels: give [K, N, 2]"
+        )
+    columns = min(2, len(titles))
+    rows = -(-len(titles) // columns)
+    figure, axes = subplots(rows, columns, (WIDTH, WIDTH / columns * rows))
+    colours = sns.color_palette("husl", len(classes))
+    plate = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7}
+    look = {"size": 12, "weight": "bold", "ha": "center", "va": "center", "bbox": plate}
+    for ax in axes.flat[len(titles) :]:
+        ax.set_axis_off()
+    for ax, panel, title in zip(axes.flat, points, titles):
+        for label, (name, colour) in enumerate(zip(classes, colours)):
+            mine = panel[labels == label]
+            if len(mine):
+                ax.scatter(*mine.T, s=14, color=colour, alpha=0.6, linewidth=0)
+                ax.text(*mine.median(0).values.tolist(), name, **look)
+        ax.set(xticks=[], yticks=[])
+        ax.set_xlabel(title)
+        ax.grid(False)
+    return figure
+
+
+def network(student: MultiExitNet) -> Figure:
+    """A multi-exit network as it is: stages with the shapes of their outputs, exits with costs.
+
+    Each exit tells the parameters and FLOPs of one image up to it, as shares of the whole.
+    """
+    shapes = feature_shapes(student.backbone)
+    parameters, flops = student.parameter_counts(), student.flops()
+    height = 1.0 * (len(shapes) + 2)
+    ax = axes_or_new(None, height)
+    ax.set_axis_off()
+    ax.set(xlim=(0, 10), ylim=(len(shapes) + 1.5, -0.5))
+
+    def box(x: float, y: float, text: str, colour: str, width: float) -> None:
+        ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.28), width, 0.56, fc=colour, ec=INK,
+                                    boxstyle="round,pad=0.02", mutation_aspect=0.5))  # fmt: skip
+        ax.text(x, y, text, size=11, ha="center", va="center")
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK})
+
+    def size(shape: Sequence[int]) -> str:
+        return " × ".join(map(str, shape))
+
+    left, right = 2.0, 7.2
+    box(left, 0, f"image\n{size(student.backbone.input_shape)}", "white", 3.4)
+    for stage, shape in enumerate(shapes, 1):
+        arrow((left, stage - 0.7), (left, stage - 0.3))
+        stem = "stem and " if stage == 1 else ""
+        box(left, stage, f"{stem}stage {stage}\n{size(shape)}", "#CFE3F1", 3.4)
+        if stage in student.exits:
+            k = student.exits.index(stage)
+            shares = [counts[k] / counts[-1] for counts in (parameters, flops)]
+            share = "{:.0%} of parameters, {:.0%} of FLOPs".format(*shares)
+            name = f"exit {k + 1}" + ", the deepest" * (stage == student.exits[-1])
+            arrow((left + 1.75, stage), (right - 2.65, stage))
+            box(right, stage, f"{name}\n{share}", "#FBE3CF", 5.2)
+    total = f"in all: {parameters[-1]:,} parameters, {flops[-1]:,} FLOPs an image"
+    ax.text(5, len(shapes) + 1, total, size=11, ha="center", va="center")
+    return ax.get_figure(root=True)
 
 
 def _opinions(ax: Axes, opinions: Tensor, truth: int, classes: Sequence[str], top: int) -> None:

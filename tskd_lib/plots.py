@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .metrics import Calibration, Interval, interval
+from .metrics import Calibration, Interval, Paired, interval
 from .theme import (
     BLUE,
+    GREY,
     INK,
     METHODS,
     ORANGE,
+    Style,
     above_edge,
     axes_or_new,
     count_seeds,
@@ -78,22 +80,113 @@ def curves(
         raise ValueError(f"none of {', '.join(map(str, histories)) or 'no histories'} has {term!r}")
     ax = axes_or_new(ax)
     for (epochs, values), style in zip(runs.values(), styles(runs)):
-        spans = [_interval(seeds) for seeds in values.T]
-        look = {"color": style.colour, "linestyle": style.line, "marker": style.marker}
-        means = [span.mean for span in spans]
-        every = max(1, len(epochs) // 8)
-        ax.plot(epochs, means, label=style.label, markevery=every, **look)
-        if len(values) > 1:
-            low, high = [s.low for s in spans], [s.high for s in spans]
-            ax.fill_between(epochs, low, high, color=style.colour, alpha=0.2, linewidth=0)
-            if len(epochs) == 1:  # a band of one epoch has no width
-                ax.vlines(epochs, low, high, color=style.colour)
+        _band(ax, epochs, [_interval(seeds) for seeds in values.T], style)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     label = TERMS.get(term, term).format(exit=f"exit {exit}" if exit else "deepest exit")
     counts = [len(values) for _, values in runs.values()]
     ax.set_xlabel("Epoch" + (f" ({interval_note(counts)})" if max(counts) > 1 else ""))
     ax.set_ylabel(label)
     return legend(ax)
+
+
+def sweep(
+    results: pd.DataFrame,
+    x: str,
+    y: str = "accuracy",
+    by: str = "method",
+    log: bool = False,
+    xlabel: str = "",
+    ax: Axes | None = None,
+) -> Figure:
+    """How a result changes with one setting: mean and 95 % t interval over seeds.
+
+    Args:
+        results: a row for each run.
+        x: the column with the setting, numbers.
+        y: the column with the result; shares are drawn in percent.
+        by: a line for each value of this column.
+        log: place the settings by their logarithm; 0 has its place left of the smallest.
+        xlabel: what `x` is, with its unit.
+        ax: where to draw; a new figure if None.
+
+    Raises:
+        ValueError: there are no rows, or the columns do not exist.
+    """
+    missing = {x, y, by} - set(results.columns)
+    if missing or results.empty:
+        raise ValueError(f"got {len(results)} rows without the columns {sorted(missing)}")
+    ax, lines = axes_or_new(ax), results[by].unique()
+    settings = sorted(results[x].unique())
+    if log:
+        smallest = min(setting for setting in settings if setting > 0)
+        ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
+    ax.set_xticks(settings, [f"{setting:g}" for setting in settings], minor=False)
+    ax.minorticks_off()
+    counts = []
+    for line, style in zip(lines, styles(lines)):
+        runs = (100 * results[results[by] == line].set_index(x)[y]).groupby(level=0)
+        spans = [_interval(values.to_numpy()) for _, values in runs]
+        _band(ax, list(runs.groups), spans, style)
+        counts += [span.n for span in spans]
+    ax.set_xlabel(f"{xlabel or x} ({interval_note(counts)})")
+    ax.set_ylabel(f"{y.capitalize()} (%)")
+    return legend(ax)
+
+
+def differences(gains: Mapping[str, Paired], unit: str = "points") -> Figure:
+    """Differences between methods, each with its 95 % interval beside a line at zero.
+
+    An interval that does not reach zero is drawn full, one that does is drawn open: those seeds
+    do not tell the two methods apart.
+
+    Args:
+        gains: by name, from `metrics.paired` (as are the intervals).
+        unit: of the differences.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not gains:
+        raise ValueError("got no differences: give one or more")
+    ax = axes_or_new(None, 1.1 + 0.4 * len(gains))
+    for row, gain in enumerate(gains.values()):
+        clear = gain.t_low > 0 or gain.t_high < 0
+        colour = BLUE if clear else GREY
+        ax.plot([gain.t_low, gain.t_high], [row, row], color=colour, linewidth=2.5)
+        ax.plot(gain.mean, row, "o", color=colour, markerfacecolor=colour if clear else "white")
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.set_yticks(range(len(gains)), [short(name, 32, lines=2) for name in gains])
+    ax.set(ylim=(len(gains) - 0.5, -0.5))
+    note = interval_note([gain.n for gain in gains.values()])
+    ax.figure.supxlabel(f"Difference in {unit} ({note})", size=12)
+    return ax.get_figure(root=True)
+
+
+def matrix(values: Tensor | np.ndarray, names: Sequence[str], label: str = "") -> Figure:
+    """A square table of numbers as colours with the numbers on them.
+
+    Args:
+        values: `[K, K]`; not-a-number leaves a cell empty.
+        names: of rows and columns, K.
+        label: what the numbers are.
+
+    Raises:
+        ValueError: the values are not one square of as many names.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.shape != (len(names),) * 2:
+        raise ValueError(f"got values of shape {values.shape} for {len(names)} names")
+    ax = axes_or_new(None, 4.4)
+    low, high = np.nanmin(values), np.nanmax(values)
+    shares = 100 * (values - low) / (high - low or 1)
+    texts = np.where(np.isnan(values), "", np.char.mod("%.2f", values))
+    picture = draw_cells(ax, shares, texts)
+    names = [short(name, 12, lines=2) for name in names]
+    ax.set_xticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), names)
+    bar = ax.figure.colorbar(picture, label=label)
+    bar.set_ticks([0, 50, 100], labels=[f"{low + (high - low) * t:.2f}" for t in (0, 0.5, 1)])
+    return ax.get_figure(root=True)
 
 
 def exit_bars(
@@ -296,6 +389,17 @@ def accuracy_against_flops(
     ax.margins(0.1, 0.15)
     ax.set(xlabel=f"Mean cost of an image ({unit})", ylabel="Accuracy (%)")
     return legend(ax)
+
+
+def _band(ax: Axes, x: Sequence[float], spans: Sequence[Interval], style: Style) -> None:
+    """A line through the means and a band over the intervals, where there are any."""
+    look = {"color": style.colour, "linestyle": style.line, "marker": style.marker}
+    every = max(1, len(x) // 8)
+    ax.plot(x, [span.mean for span in spans], label=style.label, markevery=every, **look)
+    low, high = [span.low for span in spans], [span.high for span in spans]
+    ax.fill_between(x, low, high, color=style.colour, alpha=0.2, linewidth=0)
+    if len(x) == 1:  # a band of one place has no width
+        ax.vlines(x, low, high, color=style.colour)
 
 
 def _interval(values: Sequence[float]) -> Interval:

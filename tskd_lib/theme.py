@@ -21,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation, Transform, blended_transfor
 WIDTH = 6.4  # inches
 LETTER = 6.8  # points: the mean width of a letter, generously, to see what fits
 CELLS = sns.color_palette("mako_r", as_cmap=True)
-BLUE, ORANGE, INK = "#015D90", "#D55E00", "#222222"
+BLUE, ORANGE, INK, GREY = "#015D90", "#D55E00", "#222222", "#6E6E6E"
 
 
 class Style(NamedTuple):

@@ -5,12 +5,13 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help book serve test bench lint notebook lock repository clean
+.PHONY: help book serve test colab bench lint notebook lock repository clean
 
 help:
 	@echo "make book              install, execute every notebook, render the book"
 	@echo "make serve             show the book in a browser (PORT=8000)"
 	@echo "make test              install, run all tests and compare every notebook"
+	@echo "make colab             run the notebooks with the versions that Colab has (NAMES=01-quickstart)"
 	@echo "make notebook NAME=01-quickstart    execute one notebook and keep its outputs"
 	@echo "make bench             measure the speed on this machine"
 	@echo "make lint              check the style of the code"
@@ -34,6 +35,9 @@ serve: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --nbval
+
+colab: $(INSTALLED)
+	$(BIN)/python scripts/run_as_on_colab.py $(NAMES)
 
 bench: $(INSTALLED)
 	$(BIN)/tskd bench

@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     )
     problem.run(PRESETS | ablation(), SEEDS)
     chosen.run(choices(), CHOICE_SEEDS)
-    for path in folder.rglob("*.record.json"):
+    for path in [*folder.glob("*/seed-*/*.record.json"), teacher.with_suffix(".record.json")]:
         target = records.COMMITTED / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

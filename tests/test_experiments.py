@@ -131,3 +131,11 @@ def test_another_teacher_is_another_setting(tmp_path, digits, teacher):
         run(tmp_path / "students", digits, ("baseline", "kd"), tmp_path / "teacher.json")
     # the baseline has no teacher, so its record stands
     run(tmp_path / "students", digits, ("baseline",), tmp_path / "teacher.json")
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path, digits, teacher):
+    names = tuple(f"digit {i}" for i in range(10))
+    renamed = [dataclasses.replace(images, classes=names) for images in digits]
+    with pytest.raises(ValueError, match="knows the classes 0, 1, 2 .*has digit 0"):
+        run(tmp_path, renamed, ("kd",), teacher)
+    assert not list(tmp_path.iterdir())

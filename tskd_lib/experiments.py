@@ -76,6 +76,12 @@ def run(
 
     Returns:
         The records, in the order of the objectives.
+
+    Raises:
+        ValueError: for a teacher of other classes, and as `training.fit`.
+        records.RecordError: where the folder has a record of other settings.
+        checkpoints.CheckpointError: for a damaged teacher or state.
+        training.TrainingDiverged: for a loss that is not finite.
     """
     folder = Path(folder)
     paths = {method: folder / f"{method}.record.json" for method in objectives}
@@ -85,6 +91,12 @@ def run(
     if teacher_path is not None:
         teacher, about = checkpoints.load_network(teacher_path)
         digest = about["sha256"]
+        known = about["classes"]
+        if len(known) == len(train.classes) and tuple(known) != tuple(train.classes):
+            raise ValueError(
+                f"{teacher_path} knows the classes {', '.join(known[:3])} ..., {train.name} has "
+                f"{', '.join(train.classes[:3])} ...: give a teacher of the same classes"
+            )
     students = {}
     for method, objective in objectives.items():
         student = Student(_student(network, objective, train, recipe.seed), objective)

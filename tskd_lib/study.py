@@ -111,7 +111,8 @@ class Study:
 
     def logits(self, method: str, seed: int = 0, images: data.Images | None = None) -> Tensor:
         """What that student says of the images, by default those of the test: `[K, N, C]`."""
-        return predict(self.network(method, seed), self.test if images is None else images)
+        images = self.test if images is None else images
+        return predict(self.network(method, seed), images, self.student_recipe.precision)
 
     def ours(self) -> pd.DataFrame:
         """The results of our own runs of this problem; see `records.frame`.

@@ -8,8 +8,7 @@ from statistics import median
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FENCE = re.compile(r"^(`{3,}|:{3,}).*?^\1 *$", re.MULTILINE | re.DOTALL)
-EQUATION = re.compile(r"^\$\$\n.*?^\$\$(.*)$", re.MULTILINE | re.DOTALL)
+EQUATION = re.compile(r"^\$\$\n.*?^\$\$([^\n]*)$", re.MULTILINE | re.DOTALL)
 
 
 def notebooks():
@@ -68,7 +67,9 @@ def text(path):
 def prose(path):
     """Return what a chapter says: without formulas, code, directives, roles' targets and links."""
     said = EQUATION.sub("", text(path))
-    said = re.sub(r"^(```\w*\n.*?^```|:::.*|:\w+:.*|\(\S+\)=)$", "", said, flags=re.M | re.DOTALL)
+    said = re.sub(r"^```.*?^```$", "", said, flags=re.MULTILINE | re.DOTALL)
+    said = re.sub(r"^(:::.*|:\w+:.*|\(\S+\)=)$", "", said, flags=re.MULTILINE)
+    said = re.sub(r"\{term\}`([^`<]*)[^`]*`", r"\1", said)
     said = re.sub(r"\$[^$]+\$|\{[\w:]+\}`[^`]*`|`[^`]*`|\]\([^)]*\)", " ", said)
     return said
 

@@ -1,6 +1,6 @@
-"""Fill the README's tables from the committed records.
+"""Fill the tables of the README and of the welcome page from records and notebooks.
 
-    python scripts/update_readme.py
+    python scripts/update_tables.py
 
 What stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced; a test says when
 it is out of date.
@@ -12,7 +12,9 @@ from pathlib import Path
 
 from tskd_lib import records
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "book" / "welcome.md")
+READING = 150  # words a minute, with formulas and code
 EXPERIMENT = "cifar100-small"
 
 
@@ -68,14 +70,32 @@ def bench() -> str:
     return "\n".join(lines)
 
 
-def filled(text: str) -> str:
-    """The README with its tables as they should be."""
-    for name, table in {"results": results(), "bench": bench()}.items():
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        pattern = f"{re.escape(begin)}.*{re.escape(end)}"
-        text = re.sub(pattern, lambda _, new=f"{begin}\n{table}\n{end}": new, text, flags=re.DOTALL)
-    return text
+def chapters() -> str:
+    """The chapters, with the minutes to read them and the seconds that they compute."""
+    lines = ["| chapter | what it is about | to read | to compute |", "|---|---|---:|---:|"]
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        title, about = re.match(r"# (.*?)\n\n(.*?[.?!])(?:\s|$)", texts[0], re.DOTALL).groups()
+        seconds = re.search(r"about (\d+) seconds", texts[0])[1]
+        minutes = round(sum(len(text.split()) for text in texts) / READING)
+        link = f"[{title}](../notebooks/{path.name})"
+        lines.append(f"| {link} | {' '.join(about.split())} | {minutes} min | {seconds} s |")
+    return "\n".join(lines)
 
+
+def filled(text: str) -> str:
+    """A page with its tables as they should be."""
+
+    def table(found: re.Match) -> str:
+        name = found[1]
+        return f"<!-- {name}:begin -->\n{TABLES[name]()}\n<!-- {name}:end -->"
+
+    return re.sub(r"<!-- (\w+):begin -->.*<!-- \1:end -->", table, text, flags=re.DOTALL)
+
+
+TABLES = {"results": results, "bench": bench, "chapters": chapters}
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text("utf-8")), "utf-8")

@@ -2,15 +2,19 @@
 
     python scripts/run_notebook.py 01-quickstart
 
-Times, warnings and versions are left out, so that two executions differ only where results do.
+Times, warnings and versions are left out, so that two executions differ only where results do,
+and pictures get a palette, which makes them smaller.
 """
 
+import base64
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from tskd_lib.widgets import smaller_png
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -23,6 +27,10 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for data in [output.get("data", {}) for output in cell.outputs]:
+                if "image/png" in data:
+                    small = smaller_png(base64.b64decode(data["image/png"]))
+                    data["image/png"] = base64.b64encode(small).decode()
 
 
 def run(path: Path) -> None:

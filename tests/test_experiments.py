@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from tskd_lib import checkpoints, data, experiments, metrics, records, voting
+from tskd_lib import checkpoints, data, experiments, losses, metrics, records, voting
 from tskd_lib.losses import PRESETS
 from tskd_lib.recipes import Recipe
 from tskd_lib.training import predict
@@ -139,3 +139,21 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, digits, teacher):
     with pytest.raises(ValueError, match="knows the classes 0, 1, 2 .*has digit 0"):
         run(tmp_path, renamed, ("kd",), teacher)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_method_of_the_readers_own_is_told_from_the_preset_it_grew_from(tmp_path, digits):
+    class Louder(losses.Objective):
+        def __call__(self, *outputs):
+            return {name: 2 * term for name, term in super().__call__(*outputs).items()}
+
+    own = Louder(**dataclasses.asdict(PRESETS["baseline"]))
+    goals = {"baseline": PRESETS["baseline"], "louder": own}
+    plain, louder = experiments.run(
+        tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False
+    )
+    assert "class" not in plain["configuration"]["objective"]
+    assert louder["configuration"]["objective"]["class"].endswith("Louder")
+    assert louder["curve"][0]["total"] > plain["curve"][0]["total"]
+    with pytest.raises(records.RecordError, match="louder.record.json is of a run with other"):
+        goals = {"louder": PRESETS["baseline"]}
+        experiments.run(tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False)

@@ -691,7 +691,7 @@ def test_a_matrix_shows_its_numbers_and_leaves_out_what_is_none():
     values = np.array([[np.nan, 0.25], [0.5, 1]])
     figure = plots.matrix(values, ["a", "b"], "share")
     assert [text.get_text() for text in figure.axes[0].texts] == ["", "0.25", "0.50", "1.00"]
-    assert ticks(figure.axes[1].yaxis) == ["0.25", "0.62", "1.00"]
+    assert ticks(figure.axes[1].yaxis) == ["0.00", "0.50", "1.00"]
     with pytest.raises(ValueError, match=r"\(2, 2\) for 3 names"):
         plots.matrix(values, ["a", "b", "c"])
 

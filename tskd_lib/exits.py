@@ -197,10 +197,11 @@ class MultiExitNet(nn.Module):
         self.eval()
         image = next(self.parameters()).new_zeros(1, *self.backbone.input_shape)
         counts = []
-        for upto in range(1, len(self.exits) + 1):
-            with FlopCounterMode(display=False) as counter:
-                self(image, upto)
-            counts.append(counter.get_total_flops())
+        with FlopCounterMode(display=False) as counter:
+            hidden = self.backbone.stem(image)
+            for exit in range(len(self.exits)):
+                hidden, _, _ = self.advance(hidden, exit)
+                counts.append(counter.get_total_flops())
         self.train(training)
         return counts
 

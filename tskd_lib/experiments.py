@@ -142,7 +142,7 @@ def _settings(student: Student, recipe: Recipe, train: Images, teacher: str | No
     settings = {
         "configuration": {
             "network": student.network.config,
-            "objective": dataclasses.asdict(student.objective),
+            "objective": student.objective.settings(),
             "recipe": dataclasses.asdict(recipe),
             "teacher": teacher if student.objective.teacher else None,
         },

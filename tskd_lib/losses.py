@@ -11,7 +11,7 @@ Targets never carry a gradient, and everything is computed in at least single pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +106,11 @@ class Objective:
             raise ValueError(f"the temperature must be positive, got {self.temperature}")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be from 0 to below 1, got {self.smoothing}")
+
+    def settings(self) -> dict:
+        """The attributes by name, and the class where it is another than this one."""
+        own = {} if type(self) is Objective else {"class": type(self).__qualname__}
+        return {**own, **asdict(self)}
 
     def __call__(
         self,

@@ -163,7 +163,7 @@ def differences(gains: Mapping[str, Paired], unit: str = "points") -> Figure:
 
 
 def matrix(values: Tensor | np.ndarray, names: Sequence[str], label: str = "") -> Figure:
-    """A square table of numbers as colours with the numbers on them.
+    """A square table of numbers as colours, which start at 0, with the numbers on them.
 
     Args:
         values: `[K, K]`; not-a-number leaves a cell empty.
@@ -177,7 +177,7 @@ def matrix(values: Tensor | np.ndarray, names: Sequence[str], label: str = "") -
     if values.shape != (len(names),) * 2:
         raise ValueError(f"got values of shape {values.shape} for {len(names)} names")
     ax = axes_or_new(None, 4.4)
-    low, high = np.nanmin(values), np.nanmax(values)
+    low, high = min(0, np.nanmin(values)), np.nanmax(values)
     shares = 100 * (values - low) / (high - low or 1)
     texts = np.where(np.isnan(values), "", np.char.mod("%.2f", values))
     picture = draw_cells(ax, shares, texts)

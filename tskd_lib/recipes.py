@@ -110,5 +110,5 @@ def make_optimizer(network: MultiExitNet, recipe: Recipe) -> torch.optim.SGD:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.SGD(
-        groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0
+        groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0, fused=True
     )

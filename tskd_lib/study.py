@@ -7,6 +7,7 @@ digits and minutes on a CPU, "full" takes CIFAR-100 and hours.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from torch import Tensor
 from . import checkpoints, data, experiments, metrics, records
 from .exits import MultiExitNet
 from .losses import PRESETS, Objective
-from .recipes import Recipe
+from .recipes import Recipe, default_device
 from .training import predict
 
 if TYPE_CHECKING:
@@ -85,29 +86,43 @@ class Study:
         """Train and test one student for each objective and seed; see `records.frame`.
 
         A seed draws the student's images, weights and batches, the same for all objectives.
-        What was run before is not run again.
+        What was run before is not run again. On a CPU every core trains a student of its own,
+        because steps this small gain nothing from a second thread.
         """
+        from joblib import Parallel, cpu_count, delayed, parallel_config
         from tqdm import tqdm
 
-        found = []
-        for seed in tqdm(seeds, unit="seed"):
-            found += experiments.run(
-                self.folder / f"seed-{seed}",
-                self.name,
-                objectives,
-                self.student,
-                self.few(seed),
-                self.test,
-                replace(self.student_recipe, seed=seed),
-                self.teacher_path() if any(o.teacher for o in objectives.values()) else None,
-                progress=False,
-                every_epoch=False,
+        seeds, groups = list(seeds), [objectives]
+        cores = cpu_count() if default_device().type == "cpu" else 1
+        if cores > 1:
+            groups = [{method: objective} for method, objective in objectives.items()]
+        teacher = self.teacher_path() if any(o.teacher for o in objectives.values()) else None
+        jobs = [(group, seed, teacher) for seed in seeds for group in groups]
+        with parallel_config("loky", inner_max_num_threads=1):
+            runs = Parallel(min(len(jobs), cores), return_as="generator")(
+                delayed(self._run)(*job) for job in jobs
             )
-        return records.frame(found)
+            found = list(tqdm(runs, total=len(jobs), unit="run"))
+        return records.frame(record for run in found for record in run)
+
+    def _run(self, objectives: Mapping[str, Objective], seed: int, teacher: Path | None):
+        return experiments.run(
+            self.folder / f"seed-{seed}" / "+".join(objectives),
+            self.name,
+            objectives,
+            self.student,
+            self.few(seed),
+            self.test,
+            replace(self.student_recipe, seed=seed),
+            teacher,
+            progress=False,
+            every_epoch=False,
+        )
 
     def network(self, method: str, seed: int = 0) -> MultiExitNet:
         """A student that `run` has trained."""
-        return checkpoints.load_network(self.folder / f"seed-{seed}" / f"{method}.json")[0]
+        (path,) = (self.folder / f"seed-{seed}").glob(f"*/{method}.json")
+        return checkpoints.load_network(path)[0]
 
     def logits(self, method: str, seed: int = 0, images: data.Images | None = None) -> Tensor:
         """What that student says of the images, by default those of the test: `[K, N, C]`."""
@@ -120,7 +135,7 @@ class Study:
         Raises:
             RecordError: where none has been run for this profile.
         """
-        return records.frame(records.read_all(records.COMMITTED / self.name))
+        return _committed(self.name).copy()
 
     def against_ours(self, results: pd.DataFrame) -> pd.DataFrame:
         """Your accuracy beside ours, in percent: a row for each method and answer in both.
@@ -142,6 +157,11 @@ class Study:
         names = pd.MultiIndex.from_tuples(rows, names=["method", "answer"])
         columns = ["yours", "ours", "low", "high", "inside"]
         return pd.DataFrame(list(rows.values()), names, columns).round(1)
+
+
+@functools.cache
+def _committed(name: str) -> pd.DataFrame:
+    return records.frame(records.read_all(records.COMMITTED / name))
 
 
 def load(profile: str = "quick", root: Path | str = "data") -> Study:

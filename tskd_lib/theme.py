@@ -76,7 +76,7 @@ def styles(names: Iterable[str]) -> list[Style]:
     others = [name for name in names if name not in METHODS and name not in votes]
     for group, ramp, markers in (
         (votes, [ORANGE] * len(votes), "*Xph8"),
-        (others, sns.blend_palette(["#3B9BD9", INK], max(2, len(others))).as_hex(), "os^Dv<>"),
+        (others, sns.blend_palette(["#9B4F96", INK], max(2, len(others))).as_hex(), "os^Dv<>"),
     ):
         for i, name in enumerate(group):
             label, marker = short(name, 40, lines=2), markers[i % len(markers)]

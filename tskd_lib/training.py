@@ -137,7 +137,7 @@ class Run:
         self.settings = {
             "data": data.checksum(),
             "recipe": dataclasses.asdict(recipe),
-            "objectives": {n: dataclasses.asdict(s.objective) for n, s in students.items()},
+            "objectives": {n: s.objective.settings() for n, s in students.items()},
             "networks": {n: getattr(s.network, "config", None) for n, s in students.items()},
             "teacher": None if teacher is None else checkpoints.digest(teacher.state_dict()),
         }
@@ -243,15 +243,14 @@ class Run:
         return tensors
 
     def save(self, epoch: int, history: dict) -> None:
-        """Keep the state after this epoch, unless a weight is not finite."""
+        """Keep the state after this epoch, where it is time for that and all weights are finite."""
+        self.epoch = epoch
+        if time.monotonic() - self.saved < SAVE_EVERY and epoch < self.recipe.epochs:
+            return
         for name, student in self.students.items():
             if not all(p.isfinite().all() for p in student.network.parameters()):
                 self._diverged(f"{name}: a weight is not finite", epoch, -1)
-        self.epoch = epoch
-        if self.path is None:
-            return
-        due = time.monotonic() - self.saved >= SAVE_EVERY or epoch == self.recipe.epochs
-        if due and self.accelerator.is_main_process:
+        if self.path is not None and self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             about = {
                 "kind": "state",

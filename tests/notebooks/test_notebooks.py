@@ -171,6 +171,6 @@ def test_links_lead_to_pages(path):
 @each_notebook
 def test_chapter_explains_its_words(path):
     glossary = (ROOT / "book" / "notation.md").read_text("utf-8")
-    known = set(re.findall(r"^([a-z][\w -]*)\n  ", glossary, re.MULTILINE))
+    known = set(re.findall(r"^([A-Za-z][\w -]*)\n  ", glossary, re.MULTILINE))
     used = set(re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]*)>?`", text(path)))
     assert used and used <= known, used - known

@@ -61,12 +61,8 @@ def main(folder: Path) -> None:
     )
     problem.run(PRESETS | ablation(), SEEDS)
     chosen.run(choices(), CHOICE_SEEDS)
-    copy = {
-        path: path.parent.parent / path.name for path in folder.glob("*/seed-*/*/*.record.json")
-    }
-    copy[teacher.with_suffix(".record.json")] = teacher.with_suffix(".record.json")
-    for path, place in copy.items():
-        target = records.COMMITTED / place.relative_to(folder)
+    for path in [*folder.glob("*/seed-*/*.record.json"), teacher.with_suffix(".record.json")]:
+        target = records.COMMITTED / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
 

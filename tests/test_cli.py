@@ -199,7 +199,7 @@ def test_compare_goes_on_where_it_was_interrupted(trained, tmp_path, monkeypatch
     assert (
         capsys.readouterr().err.splitlines()[-1].startswith("tskd: interrupted; the same command")
     )
-    assert (tmp_path / "digits" / "seed-0" / "state.json").exists()
+    assert list((tmp_path / "digits" / "seed-0").glob("*/state.json"))
     assert run(*arguments) == 0
     whole = [*arguments[:-3], tmp_path / "whole" / "digits", *arguments[-2:]]
     shutil.copytree(reference / "teacher", tmp_path / "whole" / "digits" / "teacher")
@@ -548,7 +548,9 @@ def test_a_corrupt_teacher_of_an_unfinished_comparison(trained, copied, capsys, 
 
 
 def test_a_corrupt_state(trained, copied, capsys, no_training):
-    (copied / "seed-0" / "state.json").write_text('{"weights": "gone.safetensors", "sha256": ""}')
+    state = copied / "seed-0" / "tskd+baseline" / "state.json"
+    state.parent.mkdir()
+    state.write_text('{"weights": "gone.safetensors", "sha256": ""}')
     before = hashes(copied)
     assert_one_sentence(capsys, run(*trained[1][:-1], copied), "there is no checkpoint file .*gone")
     assert hashes(copied) == before

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import joblib
 import pandas as pd
 import pytest
 import torch
@@ -53,6 +54,7 @@ def test_students_side_by_side_are_those_of_one_process(small, monkeypatch):
         pass
 
     goals = {"multi_exit": PRESETS["multi_exit"], "own": Own(label=0.5)}
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
     apart = small.run(goals, seeds=range(2))
     monkeypatch.setattr(study, "default_device", lambda: torch.device("cuda"))
     together = dataclasses.replace(small, folder=small.folder / "together")

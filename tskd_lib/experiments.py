@@ -1,7 +1,8 @@
 """Whole experiments: train a teacher and students, evaluate them, write their records.
 
 An experiment lives in a folder: `teacher.json`, and for each seed a folder with one checkpoint
-and one record for every method. Whatever is there already is not trained again.
+and one record for every method. Whatever is there already is not trained again. While methods
+train side by side, their state is in a folder named after them all.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def run(
     """
     folder = Path(folder)
     paths = {method: folder / f"{method}.record.json" for method in objectives}
-    state = folder / "state.json"
+    state = folder / "+".join(objectives) / "state.json"
     started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
     teacher, digest = None, None
     if teacher_path is not None:
@@ -111,7 +112,7 @@ def run(
         precision = choose_precision(recipe.precision, accelerator.device)
         origin = records.provenance(accelerator.device, accelerator.num_processes, precision)
         validation = test if every_epoch else None
-        history = fit(students, train, recipe, teacher, validation, folder, progress)
+        history = fit(students, train, recipe, teacher, validation, state.parent, progress)
         if accelerator.is_main_process:
             for method, student in students.items():
                 record = {"format": 1, "experiment": name, "method": method, "seed": recipe.seed}
@@ -123,6 +124,7 @@ def run(
                 )
                 records.write({**record, "weights sha256": weights}, paths[method])
             checkpoints.remove(state)
+            state.parent.rmdir()
         accelerator.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
 

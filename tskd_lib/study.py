@@ -86,15 +86,16 @@ class Study:
         """Train and test one student for each objective and seed; see `records.frame`.
 
         A seed draws the student's images, weights and batches, the same for all objectives.
-        What was run before is not run again. On a CPU every core trains a student of its own,
-        because steps this small gain nothing from a second thread.
+        What was run before is not run again. On a CPU every core trains a seed of its own, because
+        steps this small gain nothing from a second thread. Where the seeds do not come out even,
+        it trains one student at a time.
         """
         from joblib import Parallel, cpu_count, delayed, parallel_config
         from tqdm import tqdm
 
         seeds, groups = list(seeds), [objectives]
         cores = cpu_count() if default_device().type == "cpu" else 1
-        if cores > 1:
+        if len(seeds) % cores:
             groups = [{method: objective} for method, objective in objectives.items()]
         teacher = self.teacher_path() if any(o.teacher for o in objectives.values()) else None
         jobs = [(group, seed, teacher) for seed in seeds for group in groups]
@@ -107,7 +108,7 @@ class Study:
 
     def _run(self, objectives: Mapping[str, Objective], seed: int, teacher: Path | None):
         return experiments.run(
-            self.folder / f"seed-{seed}" / "+".join(objectives),
+            self.folder / f"seed-{seed}",
             self.name,
             objectives,
             self.student,
@@ -121,8 +122,7 @@ class Study:
 
     def network(self, method: str, seed: int = 0) -> MultiExitNet:
         """A student that `run` has trained."""
-        (path,) = (self.folder / f"seed-{seed}").glob(f"*/{method}.json")
-        return checkpoints.load_network(path)[0]
+        return checkpoints.load_network(self.folder / f"seed-{seed}" / f"{method}.json")[0]
 
     def logits(self, method: str, seed: int = 0, images: data.Images | None = None) -> Tensor:
         """What that student says of the images, by default those of the test: `[K, N, C]`."""

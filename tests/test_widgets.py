@@ -42,6 +42,8 @@ def test_slider_is_named_and_only_its_start_is_shown(slider):
     name = re.search(r'<input id="([^"]+)"', page)[1]
     assert f'<label for="{name}">Temperature T: ' in page
     assert 'min="0" max="2" value="1" aria-valuetext="2"' in page
+    # JupyterLab leaves the arrow keys to elements with this attribute
+    assert re.search(r"<input [^>]*data-lm-suppress-shortcuts=\"true\"", page)
     assert [" hidden>" in tag for tag in re.findall(r"<img .*?>", page)] == [True, False, True]
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 DPI = 100
 COLOURS = 128  # enough for a chart
+KEYS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys for itself
 SHOW = (
     "const box = this.closest('figure');"
     "const frames = [...box.querySelectorAll('[data-value]')];"
@@ -77,7 +78,7 @@ class Slider:
             '<figure class="tskd-slider" style="margin: 1em 0">'
             f'<label for="{name}">{escape(self.label)}: <output for="{name}">{first}</output>'
             f'</label><br><input id="{name}" type="range" min="0" max="{len(frames) - 1}" '
-            f'value="{self.start}" aria-valuetext="{first}" autocomplete="off" '
+            f'value="{self.start}" aria-valuetext="{first}" autocomplete="off" {KEYS} '
             f'style="width: min(100%, {self.width}px)" oninput="{SHOW}">'
             f"<div>{''.join(frames)}</div>"
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"

@@ -8,6 +8,11 @@ from statistics import median
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+GLOSSARY = set(
+    re.findall(
+        r"^([A-Za-z][\w -]*)\n  ", (ROOT / "book" / "notation.md").read_text("utf-8"), re.MULTILINE
+    )
+)
 EQUATION = re.compile(r"^\$\$\n.*?^\$\$([^\n]*)$", re.MULTILINE | re.DOTALL)
 
 
@@ -163,14 +168,21 @@ def test_equations_are_numbered_and_referred_to(path):
 
 @each_notebook
 def test_links_lead_to_pages(path):
+    assert "[](" not in text(path), "Jupyter and Colab show nothing for a link without a text"
     for target in re.findall(r"\]\(([^)#\s]+)", text(path)):
         if not target.startswith("https://"):
             assert (path.parent / target).exists(), target
 
 
+def words_linked(path):
+    """Return the glossary words that a chapter links to."""
+    return set(re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]*)>?`", text(path)))
+
+
 @each_notebook
 def test_chapter_explains_its_words(path):
-    glossary = (ROOT / "book" / "notation.md").read_text("utf-8")
-    known = set(re.findall(r"^([A-Za-z][\w -]*)\n  ", glossary, re.MULTILINE))
-    used = set(re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]*)>?`", text(path)))
-    assert used and used <= known, used - known
+    assert words_linked(path) and words_linked(path) <= GLOSSARY, words_linked(path) - GLOSSARY
+
+
+def test_every_word_of_the_glossary_is_used():
+    assert GLOSSARY == set().union(*map(words_linked, notebooks()))

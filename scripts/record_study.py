@@ -48,11 +48,7 @@ def choices() -> dict[str, Objective]:
 def main(folder: Path) -> None:
     """Train what is not in the folder yet, and copy the records and the teacher."""
     problem = replace(study.load("quick"), folder=folder / "digits-few")
-    teacher = problem.train_teacher(folder / "digits-few" / "teacher")
-    for path in [teacher, *teacher.parent.glob("teacher-*.safetensors")]:
-        target = records.COMMITTED / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    teacher = problem.train_teacher(problem.folder / "teacher")
     chosen = replace(
         problem,
         name="digits-few-validation",
@@ -61,7 +57,7 @@ def main(folder: Path) -> None:
     )
     problem.run(PRESETS | ablation(), SEEDS)
     chosen.run(choices(), CHOICE_SEEDS)
-    for path in [*folder.glob("*/seed-*/*.record.json"), teacher.with_suffix(".record.json")]:
+    for path in [*teacher.parent.glob("teacher*"), *folder.glob("*/seed-*/*.record.json")]:
         target = records.COMMITTED / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

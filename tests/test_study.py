@@ -5,6 +5,7 @@ import dataclasses
 import joblib
 import pandas as pd
 import pytest
+import record_study
 import torch
 
 from tskd_lib import experiments, metrics, records, study
@@ -127,3 +128,41 @@ def test_full_profile_is_cifar100(monkeypatch, digits):
     full = study.load("full")
     assert names == ["cifar100"] and full.shots == 100 and full.name == "cifar100-few"
     assert torch.equal(full.train.labels.bincount(), torch.full((10,), 18))
+
+
+def test_arms_of_the_ablation_are_the_presets_with_terms_switched_off():
+    arms = record_study.ablation()
+    assert len(arms) == 8
+    assert arms["labels+teacher+self+feature"] == PRESETS["tskd"]
+    assert arms["labels"] == PRESETS["multi_exit"]
+    for name, arm in arms.items():
+        for term, attribute in {
+            "teacher": "teacher",
+            "self": "self_",
+            "feature": "feature",
+        }.items():
+            assert bool(getattr(arm, attribute)) == (term in name)
+
+
+def test_choices_hold_the_presets_and_change_one_setting():
+    arms = record_study.choices()
+    for name in ("tskd T=4", "tskd self=0.3", "tskd feature=0.01"):
+        assert arms[name] == PRESETS["tskd"]
+    assert arms["kd T=4"] == PRESETS["kd"]
+    for name, arm in arms.items():
+        preset = PRESETS[name.split()[0]].settings()
+        assert sum(arm.settings()[key] != value for key, value in preset.items()) <= 1
+        assert f"{float(name.split('=')[1]):g}" in {
+            f"{v:g}" for v in arm.settings().values() if not isinstance(v, str)
+        }
+
+
+def test_our_records_are_of_these_arms():
+    found = records.read_all(records.COMMITTED / "digits-few-validation")
+    wanted = {(name, seed) for name in record_study.choices() for seed in record_study.CHOICE_SEEDS}
+    assert {(r["method"], r["seed"]) for r in found} == wanted
+    for record in found:
+        assert (
+            record["configuration"]["objective"]
+            == record_study.choices()[record["method"]].settings()
+        )

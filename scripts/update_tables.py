@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from tskd_lib import records
+from tskd_lib import records, timing
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "book" / "welcome.md")
@@ -57,16 +57,7 @@ def bench() -> str:
         lines.append(f"| {name} | {row['value']:.3f} | {spread} | {''.join(wanted)}{verdict} |")
     origin = record["provenance"]
     lines += ["", f"On {origin['hardware']}, {origin['threads']} threads, {origin['precision']}."]
-    for name, shares in record["profiles"].items():
-        parts = [f"{title} {share:.0%}" for title, share in shares.items()]
-        lines.append(f"Where the time of the {name} goes: {', '.join(parts)}.")
-    for name, row in record["compile"].items():
-        if "reason" in row:
-            lines.append(f"`torch.compile` of {name} does not work here: {row['reason']}.")
-        else:
-            steps = row["pays after steps"]
-            pays = "never pays" if steps is None else f"has paid after {steps:,} steps"
-            lines.append(f"`torch.compile` of {name} takes {row['seconds']:.0f} s and {pays}.")
+    lines += ["", *(f"- {remark}" for remark in timing.remarks(record))]
     return "\n".join(lines)
 
 

@@ -548,7 +548,7 @@ def test_a_corrupt_teacher_of_an_unfinished_comparison(trained, copied, capsys, 
 
 
 def test_a_corrupt_state(trained, copied, capsys, no_training):
-    state = copied / "seed-0" / "tskd+baseline" / "state.json"
+    state = copied / "seed-0" / "tskd" / "state.json"
     state.parent.mkdir()
     state.write_text('{"weights": "gone.safetensors", "sha256": ""}')
     before = hashes(copied)

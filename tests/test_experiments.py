@@ -54,7 +54,8 @@ def test_records_say_what_happened(tmp_path, digits, teacher):
     logits = predict(network, digits[1], "fp32")
     assert tskd["results"] == experiments.summarise(logits, digits[1].labels)
     assert tskd["cost"]["flops"] == network.flops()
-    assert not list(tmp_path.rglob("*state*")) and not list(tmp_path.glob("*+*"))
+    assert not list(tmp_path.rglob("*state*"))
+    assert not any(path.is_dir() for path in tmp_path.iterdir())
 
 
 def test_summaries_are_the_metrics_of_each_answer():
@@ -156,3 +157,9 @@ def test_a_method_of_the_readers_own_is_told_from_the_preset_it_grew_from(tmp_pa
     with pytest.raises(records.RecordError, match="louder.record.json is of a run with other"):
         goals = {"louder": PRESETS["baseline"]}
         experiments.run(tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False)
+
+
+def test_many_methods_with_long_names_train_side_by_side(tmp_path, digits):
+    goals = {f"{'a long name ' * 10}{i}": PRESETS["baseline"] for i in range(3)}
+    found = experiments.run(tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False)
+    assert [record["method"] for record in found] == list(goals)

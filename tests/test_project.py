@@ -10,6 +10,7 @@ from pathlib import Path
 
 import install
 import pytest
+import run_as_on_colab
 import set_repository
 import yaml
 from packaging.markers import default_environment
@@ -67,6 +68,14 @@ def test_lock_pins_every_package_with_hashes():
         assert requirement.url is None
         assert [one.operator for one in requirement.specifier] == ["=="], requirement
         assert hashes > 0, requirement
+
+
+def test_colabs_versions_satisfy_the_library_without_an_upgrade():
+    lines = run_as_on_colab.VERSIONS.read_text("utf-8").splitlines()
+    pins = {one.name: one for one in map(Requirement, lines[1:])}
+    for needed in map(Requirement, PROJECT["dependencies"]):
+        (version,) = (one.version for one in pins[needed.name].specifier)
+        assert needed.specifier.contains(version), needed
 
 
 @pytest.mark.parametrize("python", PYTHONS)

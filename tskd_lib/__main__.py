@@ -18,7 +18,6 @@ from .losses import Objective
 from .recipes import PRECISIONS, SCHEDULES, Recipe
 from .training import TrainingDiverged, predict
 
-TEACHER_SEED = 100  # not a student's seed, so that the teacher shares no weights with one
 EXAMPLES = """examples:
   tskd compare --per-class 10                    five methods on the embedded digits
   tskd compare --dataset cifar100 --seeds 0 1 2  the same on CIFAR-100, three seeds
@@ -59,7 +58,7 @@ def compare(options: argparse.Namespace) -> None:
                  "stem": options.stem}  # fmt: skip
         epochs = options.teacher_epochs or options.epochs
         run(options, "teacher", {"teacher": losses.PRESETS["baseline"]}, large, train, test,
-            TEACHER_SEED, epochs)  # fmt: skip
+            experiments.TEACHER_SEED, epochs)  # fmt: skip
         teacher = options.out / "teacher" / "teacher.json"
     for seed in options.seeds:
         run(options, f"seed-{seed}", objectives, network, few, test, seed, options.epochs,

@@ -2,7 +2,7 @@
 
 An experiment lives in a folder: `teacher.json`, and for each seed a folder with one checkpoint
 and one record for every method. Whatever is there already is not trained again. While methods
-train side by side, their state is in a folder named after them all.
+train side by side, their state is in a folder named after the first of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from .exits import MultiExitNet, build_student
 from .losses import Objective
 from .recipes import Recipe, choose_precision, make_accelerator
 from .training import Student, fit, predict
+
+TEACHER_SEED = 100  # not a student's seed, so that the teacher shares no weights with one
 
 
 def summarise(logits: Tensor, labels: Tensor) -> dict:
@@ -86,7 +88,7 @@ def run(
     """
     folder = Path(folder)
     paths = {method: folder / f"{method}.record.json" for method in objectives}
-    state = folder / "+".join(objectives) / "state.json"
+    state = folder / next(iter(objectives)) / "state.json"
     started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
     teacher, digest = None, None
     if teacher_path is not None:

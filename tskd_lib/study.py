@@ -25,8 +25,6 @@ from .training import predict
 if TYPE_CHECKING:
     import pandas as pd
 
-TEACHER_SEED = 100
-
 
 @dataclass(frozen=True)
 class Study:
@@ -200,7 +198,7 @@ def load(profile: str = "quick", root: Path | str = "data") -> Study:
             batch_size=128,
             learning_rate=0.1,
             augment=augment,
-            seed=TEACHER_SEED,
+            seed=experiments.TEACHER_SEED,
         ),
         **({} if quick else {"folder": Path("runs") / "cifar100-few"}),
     )

@@ -152,17 +152,23 @@ def table(record: dict) -> str:
     for name, row in record["timings"].items():
         rate = f"{row['images per second']:9.1f} images/s" if "images per second" in row else ""
         lines.append(f"{name:<66} {row['median']:8.3f} s {rate}".rstrip())
+    return "\n".join([*lines, *remarks(record)])
+
+
+def remarks(record: dict) -> list[str]:
+    """What the record's profiles and compiled steps say, a line each."""
+    lines = []
     for name, shares in record["profiles"].items():
         parts = ", ".join(f"{title} {share:.1%}" for title, share in shares.items())
-        lines.append(f"{name}: {parts}")
+        lines.append(f"where the time of the {name} goes: {parts}")
     for name, row in record["compile"].items():
         if "reason" in row:
-            lines.append(f"{name}: torch.compile does not work here ({row['reason']})")
+            lines.append(f"torch.compile of {name} does not work here ({row['reason']})")
         else:
             pays = row["pays after steps"]
             when = "never pays" if pays is None else f"pays after {pays} steps"
-            lines.append(f"{name}: compiling takes {row['seconds']:.1f} s and {when}")
-    return "\n".join(lines)
+            lines.append(f"torch.compile of {name} takes {row['seconds']:.1f} s and {when}")
+    return lines
 
 
 def write(record: dict, path: Path) -> None:

@@ -66,4 +66,9 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("Name one folder for the networks and records of all runs.")
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the same command goes on from what is in the folder.")
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")

@@ -1,0 +1,57 @@
+"""Run the digits with several numbers of images and temperatures, for the experiment explorer.
+
+    python scripts/record_grid.py FOLDER
+
+Every method on 5, 10 and 20 images a class, and those with soft targets at temperatures 1 to 8:
+three seeds each. FOLDER gets networks and records, and can be given again after an interruption;
+the records and their analyses are then copied to tskd_lib/runs/digits-grid.
+"""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tskd_lib import analysis, records, study
+from tskd_lib.losses import PRESETS, Objective
+from tskd_lib.training import predict
+
+NAME, IMAGES, TEMPERATURES, SEEDS = "digits-grid", (5, 10, 20), (1, 2, 4, 8), range(3)
+
+
+def arms() -> dict[str, Objective]:
+    """The presets, those with soft targets at every temperature."""
+    arms = {}
+    for method, objective in PRESETS.items():
+        soft = objective.teacher or objective.self_
+        for temperature in TEMPERATURES if soft else [objective.temperature]:
+            name = f"{method} T={temperature}" if soft else method
+            arms[name] = replace(objective, temperature=float(temperature))
+    return arms
+
+
+def main(folder: Path) -> None:
+    """Train what is not in the folder yet, analyse it, and copy records and analyses."""
+    problem = study.load("quick")
+    sure = predict(problem.teacher(), problem.test)[-1].softmax(-1).amax(-1)
+    samples = [*sure.argsort()[:8].tolist(), *range(4)]  # hard for the teacher, and as they come
+    for images in IMAGES:
+        place = folder / NAME / f"images-{images}"
+        replace(problem, name=NAME, shots=images, folder=place).run(arms(), SEEDS)
+    for path in sorted(folder.glob(f"{NAME}/*/*/*.record.json")):
+        checkpoint = path.with_name(path.name.replace(".record.json", ".json"))
+        target = records.COMMITTED / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+        analysis.write(analysis.analyse(checkpoint, problem.test, samples), target)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Name one folder for the networks and records of all runs.")
+    try:
+        main(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the same command goes on from what is in the folder.")
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")

@@ -1,0 +1,98 @@
+"""What a trained network says of the test images, small enough to keep beside its record.
+
+A record has the accuracy of a run. Its analysis has what a reader wants to look into next: early
+exit at a few thresholds, confidence against accuracy, how the exits differ, and the answers to a
+few images. It is made from the checkpoint, whose digest it names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from . import anytime, checkpoints, metrics, voting
+from .data import Images
+from .records import RecordError
+from .training import predict
+
+THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, anytime.NEVER)
+RULE = "probability"
+
+
+def analyse(
+    checkpoint: Path, test: Images, samples: Sequence[int] = range(12), precision: str = "auto"
+) -> dict:
+    """Early exit, calibration, diversity and sample answers of a trained network.
+
+    Args:
+        checkpoint: the `.json` file of the network.
+        test: the images.
+        samples: the places of those whose answers are kept one by one.
+        precision: as in `Recipe`.
+
+    Returns:
+        "weights sha256" and "test sha256", and then: "early exit", the columns of
+        `anytime.curve` at `THRESHOLDS`; "calibration", for each exit and the vote the bins of
+        `metrics.calibration`; "diversity", the matrices of `voting.diversity`; "samples", for
+        each exit and the vote the "class" and "confidence" of every sample, and their "place". Exits and vote are
+        named as in `records.answers`.
+
+    Raises:
+        checkpoints.CheckpointError: for a checkpoint that is missing or damaged.
+    """
+    network, about = checkpoints.load_network(checkpoint)
+    logits, labels = predict(network, test, precision), test.labels
+    names = [f"exit {k}" for k in range(1, len(logits))] + ["deepest"]
+    answers = dict(zip(names, voting.probabilities(logits)))
+    found = {"weights sha256": about["sha256"], "test sha256": test.checksum()}
+    if len(names) > 1:
+        answers[f"vote {RULE}"] = voting.vote(logits, RULE)
+        curve = anytime.curve(logits, labels, network.flops(), thresholds=THRESHOLDS)
+        found["early exit"] = _plain(curve.to_dict("list"))
+        found["diversity"] = _plain(voting.diversity(logits, labels)._asdict())
+    bins = {name: metrics.calibration(p, labels)._asdict() for name, p in answers.items()}
+    top = {name: p[list(samples)].max(-1) for name, p in answers.items()}
+    found["calibration"] = {name: _plain(values) for name, values in bins.items()}
+    found["samples"] = {"place": list(samples)} | {
+        name: _plain({"class": best.indices, "confidence": best.values})
+        for name, best in top.items()
+    }
+    return found
+
+
+def write(found: dict, record: Path) -> None:
+    """Keep an analysis beside the record of the same run."""
+    content = json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"
+    checkpoints.write_atomically(_beside(record), content.encode())
+
+
+def read(record: Path) -> dict:
+    """The analysis beside a record.
+
+    Raises:
+        RecordError: where there is none.
+    """
+    try:
+        return json.loads(_beside(record).read_text("utf-8"))
+    except OSError as error:
+        raise RecordError(f"{_beside(record)} cannot be read ({error.strerror})") from None
+
+
+def _beside(record: Path) -> Path:
+    return Path(str(record).replace(".record.json", ".analysis.json"))
+
+
+def _plain(values: dict) -> dict:
+    """Tensors and lists as lists of rounded numbers; None for those that are not finite."""
+
+    def plain(value):
+        if isinstance(value, (list, torch.Tensor)):
+            return [plain(v) for v in (value.tolist() if torch.is_tensor(value) else value)]
+        if isinstance(value, float):
+            return round(value, 5) if abs(value) < float("inf") else None
+        return value
+
+    return {key: plain(value) for key, value in values.items()}

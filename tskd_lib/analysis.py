@@ -37,8 +37,8 @@ def analyse(
         "weights sha256" and "test sha256", and then: "early exit", the columns of
         `anytime.curve` at `THRESHOLDS`; "calibration", for each exit and the vote the bins of
         `metrics.calibration`; "diversity", the matrices of `voting.diversity`; "samples", for
-        each exit and the vote the "class" and "confidence" of every sample, and their "place". Exits and vote are
-        named as in `records.answers`.
+        each exit and the vote the "class" and "confidence" of every sample, after their "place".
+        Exits and vote are named as in `records.answers`.
 
     Raises:
         checkpoints.CheckpointError: for a checkpoint that is missing or damaged.

@@ -20,6 +20,7 @@ from .training import predict
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, anytime.NEVER)
 RULE = "probability"
+SUFFIX = ".analysis.json"
 
 
 def analyse(
@@ -66,23 +67,26 @@ def analyse(
 def write(found: dict, record: Path) -> None:
     """Keep an analysis beside the record of the same run."""
     content = json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"
-    checkpoints.write_atomically(_beside(record), content.encode())
+    path = str(record).removesuffix(".record.json") + SUFFIX
+    checkpoints.write_atomically(Path(path), content.encode())
 
 
-def read(record: Path) -> dict:
-    """The analysis beside a record.
+def read_all(folder: Path) -> dict[str, dict]:
+    """Every analysis below a folder, by the digest of the weights that it is of.
 
     Raises:
-        RecordError: where there is none.
+        RecordError: where there is none, or one is not JSON.
     """
-    try:
-        return json.loads(_beside(record).read_text("utf-8"))
-    except OSError as error:
-        raise RecordError(f"{_beside(record)} cannot be read ({error.strerror})") from None
-
-
-def _beside(record: Path) -> Path:
-    return Path(str(record).replace(".record.json", ".analysis.json"))
+    found = {}
+    for path in sorted(Path(folder).rglob("*" + SUFFIX)):
+        try:
+            one = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            raise RecordError(f"{path} is not JSON") from None
+        found[one["weights sha256"]] = one
+    if not found:
+        raise RecordError(f"there are no analyses (*{SUFFIX}) in {folder}")
+    return found
 
 
 def _plain(values: dict) -> dict:

@@ -69,7 +69,7 @@ class Slider:
         frames = [
             f'<img data-value="{escape(value)}" alt="{escape(text)}" width="{self.width}" '
             f'height="{self.height}" style="max-width: 100%; height: auto" '
-            f'src="data:image/png;base64,{picture}"{"" if i == self.start else " hidden"}>'
+            f'src="{picture}"{"" if i == self.start else " hidden"}>'
             for i, ((value, text), picture) in enumerate(zip(self.texts.items(), self.pictures))
         ]
         first = escape(list(self.texts)[self.start])
@@ -88,7 +88,12 @@ class Slider:
 def _png(figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
-    return base64.b64encode(smaller_png(file.getvalue())).decode()
+    return data_address(smaller_png(file.getvalue()))
+
+
+def data_address(content: bytes) -> str:
+    """A PNG file as an address that holds the file itself, for a page without other files."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def smaller_png(content: bytes) -> bytes:

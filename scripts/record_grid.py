@@ -37,8 +37,9 @@ def main(folder: Path) -> None:
     samples = [*sure.argsort()[:8].tolist(), *range(4)]  # hard for the teacher, and as they come
     for images in IMAGES:
         place = folder / NAME / f"images-{images}"
+        shutil.copytree(problem.teacher_path().parent, place / "teacher", dirs_exist_ok=True)
         replace(problem, name=NAME, shots=images, folder=place).run(arms(), SEEDS)
-    for path in sorted(folder.glob(f"{NAME}/*/*/*.record.json")):
+    for path in sorted(folder.glob(f"{NAME}/*/seed-*/*.record.json")):
         checkpoint = path.with_name(path.name.replace(".record.json", ".json"))
         target = records.COMMITTED / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -692,8 +692,17 @@ def test_a_matrix_shows_its_numbers_and_leaves_out_what_is_none():
     figure = plots.matrix(values, ["a", "b"], "share")
     assert [text.get_text() for text in figure.axes[0].texts] == ["", "0.25", "0.50", "1.00"]
     assert ticks(figure.axes[1].yaxis) == ["0.00", "0.50", "1.00"]
-    with pytest.raises(ValueError, match=r"\(2, 2\) for 3 names"):
+    with pytest.raises(ValueError, match=r"\(2, 2\) for 3 rows, 3 columns"):
         plots.matrix(values, ["a", "b", "c"])
+
+
+def test_a_matrix_of_other_columns_starts_where_it_is_told():
+    values = np.array([[90.0, 92.5, 95.0]])
+    figure = plots.matrix(values, ["a"], "%", ["x", "y", "z"], start=None)
+    axes, bar = figure.axes
+    assert ticks(axes.xaxis) == ["x", "y", "z"] and ticks(axes.yaxis) == ["a"]
+    assert axes.images[0].get_array().tolist() == [[0, 50, 100]]
+    assert ticks(bar.yaxis) == ["90.0", "92.5", "95.0"]
 
 
 def test_probability_bars_are_the_probabilities():

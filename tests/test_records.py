@@ -250,7 +250,8 @@ def test_one_exit_has_no_vote():
 
 def test_a_frame_has_a_row_for_each_run_and_answer():
     table = frame([make("kd", 3, (0.5,)), make("tskd", 4, (0.25, 0.5), experiment="other")])
-    assert list(table.columns[:4]) == ["experiment", "method", "seed", "answer"]
+    assert list(table.columns[:4]) == ["experiment", "method", "seed", "images"]
+    assert set(table.images) == {make("kd", 3, (0.5,))["data"]["train images"]}
     assert len(table) == 1 + 6 and list(table.index) == list(range(7))
     first = table.iloc[0]
     assert (first.experiment, first.method, first.seed, first.answer) == (

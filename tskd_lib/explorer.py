@@ -164,6 +164,11 @@ def _summary(of_it: Sequence[dict], analyses: dict[str, dict]) -> dict:
     """One setting: means and intervals over its seeds, and the sample answers of the first."""
     tables = [records.answers(r["results"], r["cost"]["parameters"], r["cost"]["flops"])
               for r in of_it]  # fmt: skip
+    for record in of_it:
+        if record["weights sha256"] not in analyses:
+            raise records.RecordError(
+                f"there is no analysis of {record['method']}, seed {record['seed']}"
+            )
     found = [analyses[record["weights sha256"]] for record in of_it]
     samples = {name: list(zip(kept["class"], kept["confidence"]))
                for name, kept in found[0]["samples"].items() if name != "place"}  # fmt: skip
@@ -202,6 +207,7 @@ def _menu(name: str, part: str, label: str, options: dict[str, str], chosen: str
 
 
 def _slider(name: str, part: str, label: str, values: Sequence, start: int) -> str:
+    start = min(start, len(values) - 1)
     return (
         f'<div><label for="{name}">{label}: <output for="{name}">{values[start]}</output></label>'
         f'<input id="{name}" data-part="{part}" type="range" min="0" max="{len(values) - 1}" '

@@ -162,30 +162,43 @@ def differences(gains: Mapping[str, Paired], unit: str = "points") -> Figure:
     return ax.get_figure(root=True)
 
 
-def matrix(values: Tensor | np.ndarray, names: Sequence[str], label: str = "") -> Figure:
-    """A square table of numbers as colours, which start at 0, with the numbers on them.
+def matrix(
+    values: Tensor | np.ndarray | pd.DataFrame,
+    rows: Sequence[str],
+    label: str = "",
+    columns: Sequence[str] | None = None,
+    start: float | None = 0.0,
+) -> Figure:
+    """A table of numbers as colours, with the numbers on them.
 
     Args:
-        values: `[K, K]`; not-a-number leaves a cell empty.
-        names: of rows and columns, K.
+        values: `[R, C]`; not-a-number leaves a cell empty.
+        rows: names of the R rows.
         label: what the numbers are.
+        columns: names of the C columns; those of the rows if None.
+        start: where the colours start, or lower if a value is; at the smallest value if None.
 
     Raises:
-        ValueError: the values are not one square of as many names.
+        ValueError: there are not as many names as values.
     """
     values = np.asarray(values, dtype=float)
-    if values.shape != (len(names),) * 2:
-        raise ValueError(f"got values of shape {values.shape} for {len(names)} names")
+    columns = rows if columns is None else columns
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(
+            f"got values of shape {values.shape} for {len(rows)} rows, {len(columns)} columns"
+        )
     ax = axes_or_new(None, 4.4)
-    low, high = min(0, np.nanmin(values)), np.nanmax(values)
+    low, high = np.nanmin(values), np.nanmax(values)
+    low = low if start is None else min(start, low)
     shares = 100 * (values - low) / (high - low or 1)
-    texts = np.where(np.isnan(values), "", np.char.mod("%.2f", values))
+    digits = 2 if high < 10 else 1
+    texts = np.where(np.isnan(values), "", np.char.mod(f"%.{digits}f", values))
     picture = draw_cells(ax, shares, texts)
-    names = [short(name, 12, lines=2) for name in names]
-    ax.set_xticks(range(len(names)), names)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_xticks(range(len(columns)), [short(name, 12, lines=2) for name in columns])
+    ax.set_yticks(range(len(rows)), [short(name, 22, lines=2) for name in rows])
     bar = ax.figure.colorbar(picture, label=label)
-    bar.set_ticks([0, 50, 100], labels=[f"{low + (high - low) * t:.2f}" for t in (0, 0.5, 1)])
+    ends = [f"{low + (high - low) * t:.{digits}f}" for t in (0, 0.5, 1)]
+    bar.set_ticks([0, 50, 100], labels=ends)
     return ax.get_figure(root=True)
 
 

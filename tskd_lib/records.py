@@ -199,7 +199,8 @@ def answers(results: dict, parameters: list[int], flops: list[int]):
 def frame(records: Iterable[dict]):
     """The results of many runs as one DataFrame: a row for each run and exit or vote.
 
-    Columns: experiment, method, seed, answer and the columns of `answers`.
+    Columns: experiment, method, seed, images (that it was trained on), answer and the columns of
+    `answers`.
     """
     import pandas as pd
 
@@ -209,6 +210,7 @@ def frame(records: Iterable[dict]):
         table = answers(record["results"], cost["parameters"], cost["flops"]).reset_index()
         for place, key in enumerate(("experiment", "method", "seed")):
             table.insert(place, key, record[key])
+        table.insert(3, "images", record["data"]["train images"])
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 

@@ -1,0 +1,161 @@
+"""Analyses agree with what the logits say, and the explorer holds just what was recorded."""
+
+import html.parser
+import json
+import re
+import shutil
+
+import pytest
+
+from tskd_lib import analysis, anytime, experiments, metrics, records, study, voting
+from tskd_lib.explorer import Explorer
+from tskd_lib.losses import PRESETS
+from tskd_lib.recipes import Recipe
+from tskd_lib.training import predict
+
+METHODS = ("baseline", "multi_exit", "byot")
+RECIPE = Recipe(epochs=1, batch_size=50, learning_rate=0.05, augment=None, precision="fp32")
+NETWORK = {"name": "resnet8", "width": 0.5, "strength": "separable"}
+PLACES = (3, 1, 4)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, digits):
+    """A folder with two seeds of three methods, their records and analyses."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in range(2):
+        recipe = Recipe(**{**vars(RECIPE), "seed": seed})
+        objectives = {method: PRESETS[method] for method in METHODS}
+        place = folder / f"seed-{seed}"
+        experiments.run(place, "test", objectives, NETWORK, *digits, recipe, progress=False)
+        for method in METHODS:
+            found = analysis.analyse(place / f"{method}.json", digits[1], PLACES, "fp32")
+            analysis.write(found, place / f"{method}.record.json")
+    return folder
+
+
+def analysis_of(runs, record):
+    return analysis.read_all(runs)[record["weights sha256"]]
+
+
+def test_analysis_says_what_the_logits_say(runs, digits):
+    record = records.read(runs / "seed-1" / "byot.record.json")
+    found, test = analysis_of(runs, record), digits[1]
+    network, _ = experiments.checkpoints.load_network(runs / "seed-1" / "byot.json")
+    logits = predict(network, test, "fp32")
+    curve = anytime.curve(logits, test.labels, network.flops(), thresholds=analysis.THRESHOLDS)
+    for column, values in found["early exit"].items():
+        assert values == pytest.approx(curve[column].tolist(), abs=1e-5)
+    vote = voting.vote(logits, "probability")
+    bins = metrics.calibration(vote, test.labels)
+    kept = found["calibration"]["vote probability"]
+    assert kept["ece"] == pytest.approx(bins.ece, abs=1e-5)
+    assert kept["count"] == bins.count.tolist()
+    assert [x is None for x in kept["accuracy"]] == bins.accuracy.isnan().tolist()
+    apart = voting.diversity(logits, test.labels).disagreement.tolist()
+    assert found["diversity"]["disagreement"] == [pytest.approx(row, abs=1e-5) for row in apart]
+    sure, answer = logits[0].softmax(-1)[list(PLACES)].max(-1)
+    assert found["samples"]["exit 1"]["class"] == answer.tolist()
+    assert found["samples"]["exit 1"]["confidence"] == pytest.approx(sure.tolist(), abs=1e-5)
+    assert found["samples"]["place"] == list(PLACES)
+
+
+def test_analysis_agrees_with_its_record(runs):
+    for record in records.read_all(runs):
+        found = analysis_of(runs, record)
+        results = record["results"]
+        names = [name for name in found["calibration"] if not name.startswith("vote")]
+        for name, quality in zip(names, results["exits"]):
+            assert found["calibration"][name]["ece"] == pytest.approx(quality["ece"], abs=1e-5)
+        if "early exit" in found:
+            ends = found["early exit"]["accuracy"][0], found["early exit"]["accuracy"][-1]
+            exits = [quality["accuracy"] for quality in results["exits"]]
+            assert ends == pytest.approx((exits[0], exits[-1]), abs=1e-5)
+
+
+def test_a_single_exit_has_no_vote_and_no_early_exit(runs):
+    record = records.read(runs / "seed-0" / "baseline.record.json")
+    found = analysis_of(runs, record)
+    assert list(found["calibration"]) == ["deepest"]
+    assert not {"early exit", "diversity"} & set(found)
+
+
+def test_missing_or_broken_analyses_are_named(tmp_path):
+    with pytest.raises(records.RecordError, match="no analyses"):
+        analysis.read_all(tmp_path)
+    (tmp_path / "x.analysis.json").write_text("{")
+    with pytest.raises(records.RecordError, match="x.analysis.json is not JSON"):
+        analysis.read_all(tmp_path)
+
+
+class Page(html.parser.HTMLParser):
+    """Collect the controls, their labels and the texts of pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.controls, self.labels, self.pictures = set(), set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag in ("select", "input"):
+            self.controls.add(attributes["id"])
+        if tag == "label":
+            self.labels.add(attributes["for"])
+        if tag == "img":
+            self.pictures.append(attributes["alt"])
+
+
+@pytest.fixture(scope="module")
+def page(runs, digits):
+    return Explorer(runs, digits[1])._repr_html_()
+
+
+def test_explorer_holds_the_means_of_the_records(runs, page):
+    data = json.loads(re.search(r"getElementById\('explorer-\w+'\), (.*)\)</script>", page)[1])
+    results = records.frame(records.read_all(runs))
+    for method in METHODS:
+        (held,) = (run for key, run in data["runs"].items() if key.startswith(method + "|"))
+        for answer, (mean, low, high) in held["accuracy"].items():
+            rows = results[(results.method == method) & (results.answer == answer)]
+            assert mean == pytest.approx(rows.accuracy.mean(), abs=1e-4)
+            assert low <= mean <= high
+    assert data["images"] == [20] and data["temperatures"] == ["4"] and data["seeds"] == 2
+    assert [data["methods"][method]["soft"] for method in METHODS] == [False, False, True]
+
+
+def test_explorer_names_its_controls_and_pictures(page, digits):
+    seen = Page(page)
+    assert len(seen.controls) == 5 and seen.controls == seen.labels
+    truths = [digits[1].classes[digits[1].labels[place]] for place in PLACES]
+    assert seen.pictures == [f"an image of class {truth}" for truth in truths]
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_without_scripts_there_is_a_table(page):
+    table = re.search(r"<noscript>(.*?)</noscript>", page, re.DOTALL)[1]
+    assert table.count("<tr>") == 1 + len(METHODS) and "BYOT" in table
+
+
+def test_explorer_refuses_analyses_of_other_images(runs, digits, tmp_path):
+    with pytest.raises(records.RecordError, match="other test images"):
+        Explorer(runs, digits[0])
+    part = shutil.copytree(runs, tmp_path / "part")
+    (part / "seed-1" / "byot.analysis.json").unlink()
+    with pytest.raises(records.RecordError, match="no analysis of byot, seed 1"):
+        Explorer(part, digits[1])
+
+
+def test_our_grid_is_whole_and_its_analyses_are_of_its_records():
+    folder = records.COMMITTED / "digits-grid"
+    found, analyses = records.read_all(folder), analysis.read_all(folder)
+    assert {record["weights sha256"] for record in found} == set(analyses)
+    explorer = Explorer(folder, study.load("quick").test)
+    data = explorer.data
+    assert data["seeds"] == 3 and data["images"] == [5, 10, 20]
+    soft = sum(look["soft"] for look in data["methods"].values())
+    settings = len(data["images"]) * (soft * len(data["temperatures"]) + 5 - soft)
+    assert soft == 3 and len(data["runs"]) == settings
+    for record in found:
+        low = analyses[record["weights sha256"]]["calibration"]["deepest"]["ece"]
+        assert low == pytest.approx(record["results"]["exits"][-1]["ece"], abs=0.02)

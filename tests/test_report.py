@@ -1,0 +1,53 @@
+"""The report: tables by experiment and images, and paired differences that scipy confirms."""
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tskd_lib import records
+from tskd_lib.report import report, versus
+
+OURS = records.frame(records.read_all(records.COMMITTED / "digits-few"))
+
+
+def test_differences_are_those_of_scipy():
+    table = versus(OURS, "byot")
+    accuracy = 100 * OURS.pivot_table("accuracy", ["method", "answer"], "seed")
+    a, b = accuracy.loc["tskd", "deepest"], accuracy.loc["byot", "deepest"]
+    test = stats.ttest_rel(a, b)
+    span = test.confidence_interval(0.95)
+    row = table.loc["tskd, deepest"]
+    assert float(row["over byot"]) == pytest.approx((a - b).mean(), abs=0.006)
+    assert [float(row.low), float(row.high)] == pytest.approx([span.low, span.high], abs=0.006)
+    assert float(row.p) == pytest.approx(test.pvalue, rel=0.05) and row.seeds == 10
+
+
+def test_a_vote_is_held_against_the_deepest_exit_of_a_rival_without_one():
+    table = versus(OURS, "kd")
+    accuracy = 100 * OURS.pivot_table("accuracy", ["method", "answer"], "seed")
+    gain = accuracy.loc["tskd", "vote probability"] - accuracy.loc["kd", "deepest"]
+    assert float(table.loc["tskd, vote probability", "over kd"]) == pytest.approx(
+        gain.mean(), abs=0.006
+    )
+    assert not any(name.startswith(("kd", "teacher")) for name in table.index)
+
+
+def test_one_seed_gives_no_differences():
+    one = OURS[OURS.seed == 0]
+    assert versus(one, "kd").empty and "over kd" not in report(one)
+
+
+def test_each_number_of_images_has_tables_of_its_own():
+    few = OURS[(OURS.method != "teacher")].assign(images=50)
+    text = report(pd.concat([OURS, few]))
+    titles = [line for line in text.splitlines() if line.startswith("##")]
+    assert titles == ["## digits-few, 100 images", "## digits-few, 50 images"]
+    parts = [sorted(part.splitlines()[1:]) for part in text.split("## digits-few, ")[1:]]
+    assert any(line.startswith("| teacher |") for line in parts[0])
+    whole = sorted(report(OURS).splitlines()[1:])
+    for part in parts:
+        assert list(filter(None, part)) == list(filter(None, whole))
+
+
+def test_a_teacher_alone_is_reported():
+    assert "| teacher |" in report(OURS[OURS.method == "teacher"])

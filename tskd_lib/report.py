@@ -1,0 +1,66 @@
+"""The report of a folder of records: accuracies, and what each method gains over its rivals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .metrics import paired
+from .records import markdown, summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RIVALS = ("kd", "byot")  # what the paper compares TSKD with
+
+
+def report(results: pd.DataFrame) -> str:
+    """Tables in Markdown: of each experiment, and in it of each number of training images.
+
+    The first table has the accuracies in percent (`records.summary`). Where methods share two
+    seeds or more with kd or byot, tables of their differences follow (`versus`).
+
+    Args:
+        results: from `records.frame`.
+    """
+    parts = []
+    for name, experiment in results.groupby("experiment", sort=False):
+        teachers = experiment.method == "teacher"
+        sizes = experiment[~teachers].images.unique()
+        for images in sizes if len(sizes) > 1 else [None]:
+            title, part = f"## {name}", experiment
+            if images is not None:
+                title = f"{title}, {images:,} images"
+                part = experiment[teachers | (experiment.images == images)]
+            rivals = [rival for rival in RIVALS if rival in set(part.method)]
+            tables = [summary(part), *(versus(part, rival) for rival in rivals)]
+            parts += [title, *(markdown(table) for table in tables if not table.empty)]
+    return "\n\n".join(parts) + "\n"
+
+
+def versus(results: pd.DataFrame, rival: str) -> pd.DataFrame:
+    """What every method gains over a rival, in points, seed by seed.
+
+    Args:
+        results: of one experiment, from `records.frame`.
+        rival: a method; its deepest exit stands in for a vote that it does not have.
+
+    Returns:
+        A DataFrame with a row for each method's deepest exit and vote of mean probabilities:
+        the mean difference, its 95 % t interval, the p-value of the paired t test, and the
+        number of seeds that both have. Empty where no method shares two seeds with the rival.
+    """
+    import pandas as pd
+
+    accuracy, rows = results.pivot_table("accuracy", ["method", "answer"], "seed"), {}
+    for method in accuracy.index.unique("method").drop([rival, "teacher"], errors="ignore"):
+        for answer in ("deepest", "vote probability"):
+            theirs = (rival, answer if (rival, answer) in accuracy.index else "deepest")
+            if {(method, answer), theirs} <= set(accuracy.index):
+                both = 100 * accuracy.loc[[(method, answer), theirs]].dropna(axis=1)
+                if both.shape[1] > 1:
+                    gain = paired(*both.to_numpy())
+                    values = [gain.mean, gain.t_low, gain.t_high]
+                    rows[f"{method}, {answer}"] = [*map("{:+.2f}".format, values),
+                                                   f"{gain.p:.2g}", gain.n]  # fmt: skip
+    columns = [f"over {rival}", "low", "high", "p", "seeds"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

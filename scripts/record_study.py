@@ -1,9 +1,10 @@
-"""Run the chapters' problem on many seeds and keep the records that the book compares with.
+"""Run the chapters' problem on several seeds and keep the records that the book compares with.
 
-    python scripts/record_study.py FOLDER
+    python scripts/record_study.py FOLDER [quick|full]
 
-FOLDER gets networks and records, and can be given again after an interruption; the records and
-the teacher are then copied to tskd_lib/runs. Takes about half an hour on two cores.
+FOLDER gets networks and records, and can be given again after an interruption; records and a small
+teacher are copied to tskd_lib/runs. On two cores "quick", the digits, takes half an hour.
+"full", CIFAR-100 in `data`, takes some hours: first the methods, then the ablation.
 """
 
 import shutil
@@ -12,10 +13,11 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from tskd_lib import records, study
+from tskd_lib import data, records, study
 from tskd_lib.losses import PRESETS, Objective
 
-SEEDS, CHOICE_SEEDS = range(10), range(5)
+SEEDS, CHOICE_SEEDS = {"quick": range(10), "full": range(3)}, range(5)
+LARGEST = 4_000_000  # bytes of a network that the repository keeps
 
 
 def ablation() -> dict[str, Objective]:
@@ -45,30 +47,38 @@ def choices() -> dict[str, Objective]:
     return arms
 
 
-def main(folder: Path) -> None:
-    """Train what is not in the folder yet, and copy the records and the teacher."""
-    problem = replace(study.load("quick"), folder=folder / "digits-few")
-    teacher = problem.train_teacher(problem.folder / "teacher")
-    chosen = replace(
-        problem,
-        name="digits-few-validation",
-        test=problem.validation,
-        folder=folder / "digits-few-validation",
-    )
-    problem.run(PRESETS | ablation(), SEEDS)
-    chosen.run(choices(), CHOICE_SEEDS)
-    for path in [*teacher.parent.glob("teacher*"), *folder.glob("*/seed-*/*.record.json")]:
-        target = records.COMMITTED / path.relative_to(folder)
+def keep(folder: Path) -> None:
+    """Copy the records, and the teacher where it is small."""
+    teachers = [path for path in folder.glob("teacher/teacher*") if path.stat().st_size < LARGEST]
+    for path in [*teachers, *folder.glob("seed-*/*.record.json")]:
+        target = records.COMMITTED / path.relative_to(folder.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
 
 
+def main(folder: Path, profile: str = "quick") -> None:
+    """Train what is not in the folder yet, and keep it stage by stage."""
+    problem = study.load(profile)
+    problem = replace(problem, folder=folder / problem.name)
+    problem.train_teacher(problem.folder / "teacher")
+    for objectives in (PRESETS, ablation()):
+        problem.run(objectives, SEEDS[profile])
+        keep(problem.folder)
+    if profile == "quick":
+        name = f"{problem.name}-validation"
+        chosen = replace(problem, name=name, test=problem.validation, folder=folder / name)
+        chosen.run(choices(), CHOICE_SEEDS)
+        keep(chosen.folder)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("Name one folder for the networks and records of all runs.")
+    if not 2 <= len(sys.argv) <= 3 or sys.argv[2:] not in ([], ["quick"], ["full"]):
+        sys.exit("Name a folder for the networks and records of all runs, then quick or full.")
     try:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), *sys.argv[2:])
     except KeyboardInterrupt:
         sys.exit("Interrupted; the same command goes on from what is in the folder.")
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
+    except data.DataError as error:
+        sys.exit(str(error))

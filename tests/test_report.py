@@ -14,7 +14,7 @@ def test_differences_are_those_of_scipy():
     table = versus(OURS, "byot")
     accuracy = 100 * OURS.pivot_table("accuracy", ["method", "answer"], "seed")
     a, b = accuracy.loc["tskd", "deepest"], accuracy.loc["byot", "deepest"]
-    test = stats.ttest_rel(a, b)
+    test = stats.ttest_rel(a.to_numpy(), b.to_numpy())
     span = test.confidence_interval(0.95)
     row = table.loc["tskd, deepest"]
     assert float(row["over byot"]) == pytest.approx((a - b).mean(), abs=0.006)

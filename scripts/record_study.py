@@ -2,8 +2,8 @@
 
     python scripts/record_study.py FOLDER [quick|full]
 
-FOLDER gets networks and records, and can be given again after an interruption; records and a small
-teacher are copied to tskd_lib/runs. On two cores "quick", the digits, takes half an hour.
+FOLDER gets networks and records, and can be given again after an interruption; the records and
+the teacher are copied to tskd_lib/runs. On two cores "quick", the digits, takes half an hour.
 "full", CIFAR-100 in `data`, takes some hours: first the methods, then the ablation.
 """
 
@@ -17,7 +17,6 @@ from tskd_lib import data, records, study
 from tskd_lib.losses import PRESETS, Objective
 
 SEEDS, CHOICE_SEEDS = {"quick": range(10), "full": range(3)}, range(5)
-LARGEST = 4_000_000  # bytes of a network that the repository keeps
 
 
 def ablation() -> dict[str, Objective]:
@@ -48,9 +47,8 @@ def choices() -> dict[str, Objective]:
 
 
 def keep(folder: Path) -> None:
-    """Copy the records, and the teacher where it is small."""
-    teachers = [path for path in folder.glob("teacher/teacher*") if path.stat().st_size < LARGEST]
-    for path in [*teachers, *folder.glob("seed-*/*.record.json")]:
+    """Copy the records and the teacher."""
+    for path in [*folder.glob("teacher/teacher*"), *folder.glob("seed-*/*.record.json")]:
         target = records.COMMITTED / path.relative_to(folder.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

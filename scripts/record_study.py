@@ -55,18 +55,18 @@ def keep(folder: Path) -> None:
 
 
 def main(folder: Path, profile: str = "quick") -> None:
-    """Train what is not in the folder yet, and keep it stage by stage."""
+    """Train what is not in the folder yet; keep all at the end, so that git stays clean."""
     problem = study.load(profile)
     problem = replace(problem, folder=folder / problem.name)
     problem.train_teacher(problem.folder / "teacher")
     for objectives in (PRESETS, ablation()):
         problem.run(objectives, SEEDS[profile])
-        keep(problem.folder)
     if profile == "quick":
         name = f"{problem.name}-validation"
         chosen = replace(problem, name=name, test=problem.validation, folder=folder / name)
         chosen.run(choices(), CHOICE_SEEDS)
         keep(chosen.folder)
+    keep(problem.folder)
 
 
 if __name__ == "__main__":

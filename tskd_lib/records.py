@@ -247,16 +247,18 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
     """Where a run comes from: time, command, commit, versions and hardware, as of now.
 
     Commit and cleanness are None where git does not keep this library, as in an installed copy.
+    Of absolute paths in the command only the name is kept: a record is made to be published.
     """
     ours = _git("ls-files", "--error-unmatch", os.path.basename(__file__)) is not None
     status = _git("status", "--porcelain") if ours else None
     packages = ("torch", "torchvision", "accelerate", "numpy")
     versions = {name: metadata.version(name) for name in packages}
+    command = [os.path.basename(part) if os.path.isabs(part) else part for part in sys.argv]
     from . import __version__
 
     return {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "command": shlex.join([os.path.basename(command[0]), *command[1:]]),
         "git commit": _git("rev-parse", "HEAD") if ours else None,
         "git clean": None if status is None else status == "",
         "versions": {"python": platform.python_version(), "tskd_lib": __version__, **versions},

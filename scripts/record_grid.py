@@ -2,8 +2,8 @@
 
     python scripts/record_grid.py FOLDER
 
-Every method on 5, 10 and 20 images a class, and those with soft targets at temperatures 1 to 8:
-three seeds each. FOLDER gets networks and records, and can be given again after an interruption;
+Every method on 5, 10 and 20 images a class with ten seeds, and those with soft targets at other
+temperatures with three. FOLDER gets networks and records, and can be given again after an interruption;
 the records and their analyses are then copied to tskd_lib/runs/digits-grid.
 """
 
@@ -16,7 +16,8 @@ from tskd_lib import analysis, records, study
 from tskd_lib.losses import PRESETS, Objective
 from tskd_lib.training import predict
 
-NAME, IMAGES, TEMPERATURES, SEEDS = "digits-grid", (5, 10, 20), (1, 2, 4, 8), range(3)
+NAME, IMAGES, TEMPERATURES = "digits-grid", (5, 10, 20), (1, 2, 4, 8)
+SEEDS, FEWER_SEEDS = range(10), range(3)
 
 
 def arms() -> dict[str, Objective]:
@@ -38,7 +39,10 @@ def main(folder: Path) -> None:
     for images in IMAGES:
         place = folder / NAME / f"images-{images}"
         shutil.copytree(problem.teacher_path().parent, place / "teacher", dirs_exist_ok=True)
-        replace(problem, name=NAME, shots=images, folder=place).run(arms(), SEEDS)
+        part = replace(problem, name=NAME, shots=images, folder=place)
+        part.run(arms(), FEWER_SEEDS)
+        usual = {name: arm for name, arm in arms().items() if arm.temperature == 4}
+        part.run(usual, SEEDS)
     for path in sorted(folder.glob(f"{NAME}/*/seed-*/*.record.json")):
         checkpoint = path.with_name(path.name.replace(".record.json", ".json"))
         target = records.COMMITTED / path.relative_to(folder)

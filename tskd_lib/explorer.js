@@ -50,7 +50,7 @@
     const text = names.map((name) => `${data.answers[name]} ${percent(now.accuracy[name][0])}`);
     const { across, up } = chart(svg, "Accuracy of every answer (%)", text.join(", "),
       { range: [-0.5, names.length - 0.5], ticks: names.map((_, k) => k),
-        show: (k) => data.answers[names[k]], label: `95 % intervals, ${data.seeds} seeds` }, shares);
+        show: (k) => data.answers[names[k]], label: `95 % intervals, ${now.seeds} seeds` }, shares);
     names.forEach((name, k) => {
       const [mean, low, high] = now.accuracy[name], x = across(k);
       const [top, bottom] = [Math.min(1, high), Math.max(ticks[0], low)].map(up);
@@ -132,7 +132,7 @@
     }
     find("said").textContent =
       `${style.label}, ${data.answers[answer]}: ${percent(mean)} of the test images right` +
-      ` (mean of ${data.seeds} seeds, 95 % interval ${percent(low)} to ${percent(high)}).`;
+      ` (mean of ${now.seeds} seeds, 95 % interval ${percent(low)} to ${percent(high)}).`;
     answers(now, chosen, answer);
     images(chosen, answer);
     front(now, chosen);

@@ -74,7 +74,6 @@ class Explorer:
             "images": sorted(images),
             "temperatures": sorted((t for t in temperatures if t), key=float),
             "thresholds": list(analysis.THRESHOLDS),
-            "seeds": min(map(len, groups.values())),
             "classes": list(test.classes),
             "truth": test.labels[places].tolist(),
             "runs": {"|".join(map(str, setting)): run for setting, run in runs.items()},
@@ -174,6 +173,7 @@ def _summary(of_it: Sequence[dict], analyses: dict[str, dict]) -> dict:
                for name, kept in found[0]["samples"].items() if name != "place"}  # fmt: skip
     spans = {name: metrics.interval([table.accuracy[name] for table in tables]) for name in samples}
     summary = {
+        "seeds": len(of_it),
         "accuracy": {n: [round(x, 4) for x in (s.mean, s.low, s.high)] for n, s in spans.items()},
         "samples": samples,
     }

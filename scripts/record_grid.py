@@ -3,8 +3,8 @@
     python scripts/record_grid.py FOLDER
 
 Every method on 5, 10 and 20 images a class with ten seeds, and those with soft targets at other
-temperatures with three. FOLDER gets networks and records, and can be given again after an interruption;
-the records and their analyses are then copied to tskd_lib/runs/digits-grid.
+temperatures with three. FOLDER gets networks and records, and can be given again after an
+interruption; the records and their analyses are then copied to tskd_lib/runs/digits-grid.
 """
 
 import shutil

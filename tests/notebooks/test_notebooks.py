@@ -143,7 +143,7 @@ def test_chapter_has_its_parts(path):
     for heading in ("## Your run against ours", "## Summary", "## Exercises", "## Read on"):
         assert f"\n{heading}\n" in said, heading
     assert "**Time**" in said and "**You need**" in said
-    assert any("Slider(" in source for source in main)
+    assert any("Slider(" in source or "Explorer(" in source for source in main)
     assert any("against_ours(" in source for source in main)
     assert any("assert_close(" in source or "assert " in source for source in main)
 

@@ -1,9 +1,9 @@
 """TSKD: teacher-student collaborative knowledge distillation with multi-exit students.
 
 The modules, each of which uses only those before it: `data`, `networks`, `exits`, `losses`,
-`voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `experiments`,
-`study`, `theme`, `plots`, `pictures`, `widgets`, `timing`, `bench`. Each is loaded when it is first
-used.
+`voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `report`,
+`analysis`, `experiments`, `study`, `theme`, `plots`, `pictures`, `widgets`, `explorer`, `timing`,
+`bench`. Each is loaded when it is first used.
 """
 
 import importlib
@@ -21,12 +21,15 @@ __all__ = [
     "recipes",
     "training",
     "records",
+    "report",
+    "analysis",
     "experiments",
     "study",
     "theme",
     "plots",
     "pictures",
     "widgets",
+    "explorer",
     "timing",
     "bench",
 ]

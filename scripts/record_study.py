@@ -2,8 +2,8 @@
 
     python scripts/record_study.py FOLDER [quick|full]
 
-FOLDER gets networks and records, and can be given again after an interruption; the records and
-the teacher are copied to tskd_lib/runs. On two cores "quick", the digits, takes half an hour.
+FOLDER gets networks and records, and can be given again after an interruption; what the
+book needs is then copied to tskd_lib/runs. On two cores "quick", the digits, takes half an hour.
 "full", CIFAR-100 in `data`, takes some hours: first the methods, then the ablation.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from tskd_lib import data, records, study
+from tskd_lib import analysis, data, records, study
 from tskd_lib.losses import PRESETS, Objective
 
 SEEDS, CHOICE_SEEDS = {"quick": range(10), "full": range(3)}, range(5)
@@ -46,10 +46,18 @@ def choices() -> dict[str, Objective]:
     return arms
 
 
-def keep(folder: Path) -> None:
-    """Copy the records and the teacher."""
-    for path in [*folder.glob("teacher/teacher*"), *folder.glob("seed-*/*.record.json")]:
-        target = records.COMMITTED / path.relative_to(folder.parent)
+def keep(folder: Path, test: data.Images) -> None:
+    """Copy the records and the teacher; of the methods also analyses, and networks of a seed."""
+    ours, paths = records.COMMITTED / folder.name, [*folder.glob("teacher/*")]
+    for path in sorted(folder.glob("seed-*/*.record.json")):
+        method = path.name.removesuffix(".record.json")
+        target = ours / path.relative_to(folder)
+        if method in PRESETS:
+            analysis.write(analysis.analyse(path.with_name(f"{method}.json"), test), target)
+        networks = f"{method}[.-]*" if method in PRESETS and path.parent.name == "seed-0" else ""
+        paths += path.parent.glob(networks or path.name)
+    for path in paths:
+        target = ours / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
 
@@ -65,8 +73,8 @@ def main(folder: Path, profile: str = "quick") -> None:
         name = f"{problem.name}-validation"
         chosen = replace(problem, name=name, test=problem.validation, folder=folder / name)
         chosen.run(choices(), CHOICE_SEEDS)
-        keep(chosen.folder)
-    keep(problem.folder)
+        keep(chosen.folder, chosen.test)
+    keep(problem.folder, problem.test)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,24 @@
 
 import html.parser
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
-from tskd_lib import analysis, anytime, experiments, metrics, records, study, voting
+from tskd_lib import (
+    analysis,
+    anytime,
+    checkpoints,
+    data,
+    experiments,
+    metrics,
+    records,
+    study,
+    voting,
+)
 from tskd_lib.explorer import Explorer
 from tskd_lib.losses import PRESETS
 from tskd_lib.recipes import Recipe
@@ -41,7 +53,7 @@ def analysis_of(runs, record):
 def test_analysis_says_what_the_logits_say(runs, digits):
     record = records.read(runs / "seed-1" / "byot.record.json")
     found, test = analysis_of(runs, record), digits[1]
-    network, _ = experiments.checkpoints.load_network(runs / "seed-1" / "byot.json")
+    network, _ = checkpoints.load_network(runs / "seed-1" / "byot.json")
     logits = predict(network, test, "fp32")
     curve = anytime.curve(logits, test.labels, network.flops(), thresholds=analysis.THRESHOLDS)
     for column, values in found["early exit"].items():
@@ -112,17 +124,17 @@ def page(runs, digits):
 
 
 def test_explorer_holds_the_means_of_the_records(runs, page):
-    data = json.loads(re.search(r"getElementById\('explorer-\w+'\), (.*)\)</script>", page)[1])
+    shown = json.loads(re.search(r"getElementById\('explorer-\w+'\), (.*)\)</script>", page)[1])
     results = records.frame(records.read_all(runs))
     for method in METHODS:
-        (held,) = (run for key, run in data["runs"].items() if key.startswith(method + "|"))
+        (held,) = (run for key, run in shown["runs"].items() if key.startswith(method + "|"))
         for answer, (mean, low, high) in held["accuracy"].items():
             rows = results[(results.method == method) & (results.answer == answer)]
             assert mean == pytest.approx(rows.accuracy.mean(), abs=1e-4)
             assert low <= mean <= high
-    assert data["images"] == [20] and data["temperatures"] == ["4"]
-    assert {run["seeds"] for run in data["runs"].values()} == {2}
-    assert [data["methods"][method]["soft"] for method in METHODS] == [False, False, True]
+    assert shown["images"] == [20] and shown["temperatures"] == ["4"]
+    assert {run["seeds"] for run in shown["runs"].values()} == {2}
+    assert [shown["methods"][method]["soft"] for method in METHODS] == [False, False, True]
 
 
 def test_explorer_names_its_controls_and_pictures(page, digits):
@@ -152,13 +164,42 @@ def test_our_grid_is_whole_and_its_analyses_are_of_its_records():
     found, analyses = records.read_all(folder), analysis.read_all(folder)
     assert {record["weights sha256"] for record in found} == set(analyses)
     explorer = Explorer(folder, study.load("quick").test)
-    data = explorer.data
-    assert data["images"] == [5, 10, 20]
-    for key, run in data["runs"].items():
+    shown = explorer.data
+    assert shown["images"] == [5, 10, 20]
+    for key, run in shown["runs"].items():
         assert run["seeds"] == (10 if key.rsplit("|", 1)[1] in ("", "4") else 3), key
-    soft = sum(look["soft"] for look in data["methods"].values())
-    settings = len(data["images"]) * (soft * len(data["temperatures"]) + 5 - soft)
-    assert soft == 3 and len(data["runs"]) == settings
+    soft = sum(look["soft"] for look in shown["methods"].values())
+    settings = len(shown["images"]) * (soft * len(shown["temperatures"]) + 5 - soft)
+    assert soft == 3 and len(shown["runs"]) == settings
     for record in found:
         low = analyses[record["weights sha256"]]["calibration"]["deepest"]["ece"]
         assert low == pytest.approx(record["results"]["exits"][-1]["ece"], abs=0.02)
+
+
+CHECKPOINTS = [
+    path
+    for path in sorted(records.COMMITTED.rglob("*.record.json"))
+    if Path(str(path).replace(".record.json", ".json")).exists()
+]
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: "/".join(path.parts[-3:]))
+def test_our_checkpoints_answer_as_their_records_say(path):
+    record = records.read(path)
+    name, root = record["data"]["name"], os.environ.get("TSKD_DATA_ROOT")
+    if name != "digits" and not root:
+        pytest.skip(f"{name} is not here: set TSKD_DATA_ROOT")
+    network, about = checkpoints.load_network(Path(str(path).replace(".record.json", ".json")))
+    assert about["sha256"] == record["weights sha256"]
+    weights = next(path.parent.glob(path.name.replace(".record.json", "-*.safetensors")))
+    assert weights.stat().st_size < 4_000_000 or record["method"] == "teacher"
+    _, test = data.load(name, root or "data")
+    assert test.checksum() == record["data"]["test sha256"]
+    found = experiments.summarise(
+        predict(network, test, record["provenance"]["precision"]), test.labels
+    )
+    for mine, recorded in zip(found["exits"], record["results"]["exits"]):
+        assert mine["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.003)
+    assert found["oracle"] == pytest.approx(record["results"]["oracle"], abs=0.003)
+    for rule, recorded in record["results"]["votes"].items():
+        assert found["votes"][rule]["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.003)

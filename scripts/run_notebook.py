@@ -3,7 +3,7 @@
     python scripts/run_notebook.py 01-quickstart
 
 Times, warnings and versions are left out, so that two executions differ only where results do,
-and pictures get a palette, which makes them smaller.
+and pictures get a palette, which makes them smaller. "template" is the template for chapters.
 """
 
 import base64
@@ -16,7 +16,8 @@ from nbclient.exceptions import CellExecutionError
 
 from tskd_lib.widgets import smaller_png
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = ROOT / "book" / "template.ipynb"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -49,12 +50,12 @@ def run(path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Find the notebook by its name; leave it as it was if a cell fails."""
-    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-    if len(arguments) != 1 or arguments[0] not in names:
-        print(f"Name one of the notebooks: {', '.join(names)}", file=sys.stderr)
+    known = {path.stem: path for path in [*sorted(ROOT.glob("notebooks/*.ipynb")), TEMPLATE]}
+    if len(arguments) != 1 or arguments[0] not in known:
+        print(f"Name one of the notebooks: {', '.join(known)}", file=sys.stderr)
         return 2
     try:
-        run(NOTEBOOKS / f"{arguments[0]}.ipynb")
+        run(known[arguments[0]])
     except CellExecutionError as error:
         print(f"{error}\nThe notebook was left as it was.", file=sys.stderr)
         return 1
@@ -62,4 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the notebook was left as it was.")

@@ -19,13 +19,14 @@ from tskd_lib.widgets import smaller_png
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "book" / "template.ipynb"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+KEPT = {"mystnb", "nbval_reason", "tags"}  # editors add more to a cell's metadata
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Remove what differs from run to run, and give every notebook the same description."""
     notebook.metadata.update(kernelspec=KERNEL, language_info={"name": "python"})
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
+        cell.metadata = {key: cell.metadata[key] for key in cell.metadata if key in KEPT}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
             for data in [output.get("data", {}) for output in cell.outputs]:

@@ -149,7 +149,7 @@ def test_pages_name_only_commands_and_files_that_exist(page):
     named = set(re.findall(r"\bmake ([a-z]+)\b(?! anew)", "\n".join(shell_blocks(page))))
     named |= set(re.findall(r"`make ([a-z]+)", page))
     assert {"book", "test", "serve"} <= named <= targets()
-    for path in re.findall(r"\b(?:scripts|tests|book)[\\/][\w\\/-]+\.\w+", page):
+    for path in re.findall(r"(?<![\w/-])(?:scripts|tests|book)[\\/][\w\\/-]+\.\w+", page):
         assert (ROOT / path.replace("\\", "/")).exists(), path
 
 

@@ -1,6 +1,6 @@
-"""Say at the foot of a page when it was last executed, and with which PyTorch.
+"""What executed pages show: the day at their foot, and a button to Colab only where it works.
 
-MyST-NB notes this for the pages that a build executes. Where outputs are taken from the notebook,
+MyST-NB notes the day of the pages that a build executes. Where outputs come from the notebook,
 nothing is said. The table of the status page gets a heading that says what its times are.
 """
 
@@ -22,8 +22,15 @@ def add_line(app, doctree):
         )
 
 
+def without_colab(app, page, template, context, doctree):
+    """Keep the theme from offering a Markdown page to Colab, which opens notebooks only."""
+    if page in app.env.found_docs and not app.env.doc2path(page).endswith(".ipynb"):
+        app.env.metadata[page].pop("kernelspec", None)
+
+
 def setup(app):
-    """Register the hook with Sphinx, and rename the column."""
+    """Register the hooks with Sphinx, and rename the column."""
     execution_tables._key2header["mtime"] = "Last verified"
     app.connect("doctree-read", add_line)
+    app.connect("html-page-context", without_colab, priority=400)  # before the theme's
     return {"parallel_read_safe": True, "parallel_write_safe": True}

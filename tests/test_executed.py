@@ -29,7 +29,7 @@ def built(folder, mode, condition):
     """Return the text of a page whose only cell asserts the condition."""
     pytest.importorskip("myst_nb", reason="the packages of the book are not installed")
     (folder / "index.md").write_text(PAGE.format(condition=condition), "utf-8")
-    extensions = "extensions=myst_nb,sphinx_last_executed"
+    extensions = "extensions=myst_nb,sphinx_executed"
     settings = [extensions, f"nb_execution_mode={mode}", "html_theme=basic"]
     options = [option for setting in settings for option in ("-D", setting)]
     command = [sys.executable, "-m", "sphinx", "-q", "-C", *options, ".", "out"]

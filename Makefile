@@ -5,16 +5,19 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help book serve test colab bench lint notebook lock repository clean
+.PHONY: help book serve test lowest newest colab bench lint hooks notebook lock repository clean
 
 help:
 	@echo "make book              install, execute every notebook, render the book"
 	@echo "make serve             show the book in a browser (PORT=8000)"
 	@echo "make test              install, run all tests and compare every notebook"
+	@echo "make lowest            run the tests with the lowest versions that pyproject.toml admits"
+	@echo "make newest            run the tests with the newest versions"
 	@echo "make colab             run the notebooks with the versions that Colab has (NAMES=01-quickstart)"
 	@echo "make notebook NAME=01-quickstart    execute one notebook and keep its outputs"
 	@echo "make bench             measure the speed on this machine"
 	@echo "make lint              check the style of the code"
+	@echo "make hooks             check style and chapters before every commit"
 	@echo "make lock              write requirements.lock anew (UPGRADE=--upgrade for newer packages)"
 	@echo "make repository URL=https://github.com/you/fork    change the address everywhere"
 	@echo "make clean             remove what was built (.venv stays)"
@@ -36,6 +39,12 @@ serve: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --nbval
 
+lowest: $(INSTALLED)
+	$(BIN)/python scripts/run_with_versions.py lowest
+
+newest: $(INSTALLED)
+	$(BIN)/python scripts/run_with_versions.py newest
+
 colab: $(INSTALLED)
 	$(BIN)/python scripts/run_as_on_colab.py $(NAMES)
 
@@ -45,6 +54,9 @@ bench: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+hooks: $(INSTALLED)
+	$(BIN)/pre-commit install
 
 notebook: $(INSTALLED)
 	$(BIN)/python scripts/run_notebook.py $(NAME)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from run_with_versions import make_environment
 from set_repository import current
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,12 +30,7 @@ def prepare() -> None:
     done = HOME / "installed.txt"
     if done.exists() and done.read_text("utf-8") == VERSIONS.read_text("utf-8"):
         return
-    uv = [sys.executable, "-m", "uv"]
-    subprocess.run(
-        [*uv, "venv", "--quiet", "--clear", "--python", ">=3.11,<3.13", str(HOME)], check=True
-    )
-    install = [*uv, "pip", "install", "--quiet", "--python", str(PYTHON)]
-    subprocess.run([*install, "-r", str(VERSIONS)], check=True)
+    make_environment(HOME, ">=3.11,<3.13", "-r", str(VERSIONS))
     shutil.copy(VERSIONS, done)
 
 

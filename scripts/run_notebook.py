@@ -3,7 +3,7 @@
     python scripts/run_notebook.py 01-quickstart
 
 Times, warnings and versions are left out, so that two executions differ only where results do,
-and pictures get a palette, which makes them smaller.
+and pictures get a palette, which makes them smaller. "template" is the template for chapters.
 """
 
 import base64
@@ -16,15 +16,17 @@ from nbclient.exceptions import CellExecutionError
 
 from tskd_lib.widgets import smaller_png
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = ROOT / "book" / "template.ipynb"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+KEPT = {"mystnb", "nbval_reason", "tags"}  # editors add more to a cell's metadata
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Remove what differs from run to run, and give every notebook the same description."""
     notebook.metadata.update(kernelspec=KERNEL, language_info={"name": "python"})
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
+        cell.metadata = {key: cell.metadata[key] for key in cell.metadata if key in KEPT}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
             for data in [output.get("data", {}) for output in cell.outputs]:
@@ -49,12 +51,12 @@ def run(path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Find the notebook by its name; leave it as it was if a cell fails."""
-    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-    if len(arguments) != 1 or arguments[0] not in names:
-        print(f"Name one of the notebooks: {', '.join(names)}", file=sys.stderr)
+    known = {path.stem: path for path in [*sorted(ROOT.glob("notebooks/*.ipynb")), TEMPLATE]}
+    if len(arguments) != 1 or arguments[0] not in known:
+        print(f"Name one of the notebooks: {', '.join(known)}", file=sys.stderr)
         return 2
     try:
-        run(NOTEBOOKS / f"{arguments[0]}.ipynb")
+        run(known[arguments[0]])
     except CellExecutionError as error:
         print(f"{error}\nThe notebook was left as it was.", file=sys.stderr)
         return 1
@@ -62,4 +64,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the notebook was left as it was.")

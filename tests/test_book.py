@@ -236,4 +236,6 @@ def test_buttons_lead_to_this_chapter_on_colab_and_as_a_file(book, name):
     colab = "https://colab.research.google.com/github/"
     assert f'href="{colab}{repository}/blob/main/notebooks/{name}.ipynb"' in text
     assert f"_sources/notebooks/{name}.ipynb" in text
+    for page in ("status", "extending"):  # executed, but no notebooks
+        assert colab not in (book / "book" / f"{page}.html").read_text("utf-8")
     assert (book / "_sources" / "notebooks" / f"{name}.ipynb").exists()

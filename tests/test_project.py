@@ -11,6 +11,7 @@ from pathlib import Path
 import install
 import pytest
 import run_as_on_colab
+import run_with_versions
 import set_repository
 import yaml
 from packaging.markers import default_environment
@@ -27,6 +28,7 @@ PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 PLATFORMS = ["linux", "darwin", "win32"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 README = (ROOT / "README.md").read_text("utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +144,26 @@ def shell_blocks(text):
     return [line.strip() for block in blocks for line in block.splitlines()]
 
 
-def test_readme_names_only_commands_that_exist():
-    named = set(re.findall(r"\bmake ([a-z]+)\b(?! anew)", "\n".join(shell_blocks(README))))
-    named |= set(re.findall(r"`make ([a-z]+)", README))
+@pytest.mark.parametrize("page", [README, CONTRIBUTING], ids=["readme", "contributing"])
+def test_pages_name_only_commands_and_files_that_exist(page):
+    named = set(re.findall(r"\bmake ([a-z]+)\b(?! anew)", "\n".join(shell_blocks(page))))
+    named |= set(re.findall(r"`make ([a-z]+)", page))
     assert {"book", "test", "serve"} <= named <= targets()
-    for path in re.findall(r"scripts[\\/](\w+)\.py", README):
-        assert (ROOT / "scripts" / f"{path}.py").exists()
+    for path in re.findall(r"(?<![\w/-])(?:scripts|tests|book)[\\/][\w\\/-]+\.\w+", page):
+        assert (ROOT / path.replace("\\", "/")).exists(), path
+
+
+def test_hooks_run_the_locked_tools_and_download_nothing():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    (repository,) = config["repos"]
+    assert repository["repo"] == "local"
+    hooks = {hook["id"]: hook for hook in repository["hooks"]}
+    assert set(hooks) == {"ruff-check", "ruff-format", "chapters"}
+    for hook in hooks.values():
+        assert hook["language"] == "system" and hook["entry"].startswith(".venv/bin/")
+    wanted = re.compile(hooks["chapters"]["files"])
+    assert all(map(wanted.search, ("notebooks/01-quickstart.ipynb", "book/template.ipynb")))
+    assert {"ruff", "pre-commit"} <= {one.name for one in declared()}
 
 
 def test_windows_and_conda_run_what_make_runs():
@@ -180,13 +196,46 @@ def test_workflow_tests_every_python_on_linux_and_mac_and_both_bounds():
     assert matrix["os"] == ["ubuntu-latest", "macos-latest"]
     assert "make test PYTHON=python" in steps(jobs["locked"])
     bounds = jobs["bounds"]["strategy"]["matrix"]["include"]
-    assert {one["resolution"] for one in bounds} == {"lowest-direct", "highest"}
-    assert any("--resolution ${{ matrix.resolution }}" in step for step in steps(jobs["bounds"]))
+    assert {one["versions"] for one in bounds} == set(run_with_versions.RESOLUTIONS)
+    assert "python scripts/run_with_versions.py ${{ matrix.versions }}" in steps(jobs["bounds"])
+
+
+def test_workflow_tells_each_week_what_newer_packages_break():
+    weekly = workflow("weekly.yml")
+    assert weekly["on"]["schedule"] and weekly["permissions"]["issues"] == "write"
+    *_, test, build, tell = weekly["jobs"]["newest"]["steps"]
+    assert test["run"] == "python scripts/run_with_versions.py newest"
+    command = build["run"].removeprefix(".venv-newest/bin/")
+    assert f"$(BIN)/{command}\n" in (ROOT / "Makefile").read_text("utf-8")
+    assert tell["if"] == "failure()"
+
+
+@pytest.mark.parametrize("open_titles", [[], ["Another one"], ["TITLE"], ["Another one", "TITLE"]])
+def test_weekly_workflow_opens_one_issue_and_no_second(tmp_path, open_titles):
+    step = workflow("weekly.yml")["jobs"]["newest"]["steps"][-1]
+    title = step["env"]["TITLE"]
+    gh = tmp_path / "gh"
+    gh.write_text(
+        '#!/bin/sh\nif [ "$2" = list ]; then cat "$STATE"; else echo "$@" > "$MADE"; fi\n'
+    )
+    gh.chmod(0o755)
+    (tmp_path / "open").write_text("".join(f"{t}\n" for t in open_titles).replace("TITLE", title))
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "STATE": str(tmp_path / "open"),
+        "MADE": str(tmp_path / "made"),
+        "TITLE": title,
+        "RUN": "https://example.org/run",
+    }
+    subprocess.run(["bash", "-e", "-c", step["run"]], env=environment, check=True)
+    made = tmp_path / "made"
+    assert made.exists() == ("TITLE" not in open_titles)
+    assert not made.exists() or f"issue create --title {title} --body See" in made.read_text()
 
 
 def test_workflow_builds_and_deploys_the_book():
     book = workflow("book.yml")
-    assert book["on"]["push"] == {"branches": ["main"]}
+    assert book["on"]["push"] == {"branches": ["main"]} and book["on"]["schedule"]
     assert "make book PYTHON=python" in steps(book["jobs"]["build"])
     assert "actions/upload-pages-artifact" in steps(book["jobs"]["build"])
     assert book["jobs"]["deploy"]["needs"] == "build"
@@ -213,8 +262,8 @@ def test_readme_tells_the_disk_space():
 
 def test_every_mention_of_the_address_is_that_of_the_configuration(committed):
     owner, name = set_repository.current(ROOT)
-    notebooks = {path for path in committed if re.fullmatch(r"notebooks/[^/]+\.ipynb", path)}
-    for path in {"README.md", "CITATION.cff", "pyproject.toml"} | notebooks:
+    notebooks = {path for path in committed if path.endswith(".ipynb")}
+    for path in {"README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml"} | notebooks:
         # a chapter may cite the code of others; it installs ours
         prefix = r"git\+https://" if path in notebooks else r"(?<!\.)"
         found = re.findall(prefix + r"github(?:\.com)?/([\w-]+/[\w.-]*\w)", committed[path])
@@ -292,7 +341,7 @@ def test_licences_cover_code_and_text():
 def test_table_of_contents_lists_every_page():
     toc = (ROOT / "_toc.yml").read_text("utf-8")
     listed = set(re.findall(r"(?:file|root): (\S+)", toc))
-    pages = [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    pages = [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")]  # not the template
     assert listed == {path.relative_to(ROOT).with_suffix("").as_posix() for path in pages}
 
 

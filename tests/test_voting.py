@@ -164,7 +164,7 @@ def test_equal_probabilities_go_to_the_lowest_class():
 
 
 @CASES
-@given(SEEDS, SIZES, st.sampled_from(RULES))
+@given(SEEDS, SIZES, st.sampled_from(list(RULES)))
 def test_rows_sum_to_one_and_are_not_negative(seed, sizes, rule):
     for scale in (1.0, 100.0):
         scores = vote(draw(seed, sizes, scale).float(), rule)
@@ -174,7 +174,7 @@ def test_rows_sum_to_one_and_are_not_negative(seed, sizes, rule):
 
 
 @CASES
-@given(SEEDS, SIZES, st.sampled_from(RULES))
+@given(SEEDS, SIZES, st.sampled_from(list(RULES)))
 def test_the_order_of_the_exits_does_not_matter(seed, sizes, rule):
     logits = draw(seed, sizes)
     order = torch.randperm(sizes[0], generator=torch.Generator().manual_seed(seed))
@@ -186,7 +186,7 @@ def test_the_order_of_the_exits_does_not_matter(seed, sizes, rule):
 
 
 @CASES
-@given(SEEDS, SIZES, st.sampled_from(RULES))
+@given(SEEDS, SIZES, st.sampled_from(list(RULES)))
 def test_renaming_the_classes_renames_the_scores(seed, sizes, rule):
     logits = draw(seed, sizes)
     order = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(seed))
@@ -194,7 +194,7 @@ def test_renaming_the_classes_renames_the_scores(seed, sizes, rule):
 
 
 @CASES
-@given(SEEDS, SIZES, st.sampled_from(RULES))
+@given(SEEDS, SIZES, st.sampled_from(list(RULES)))
 def test_a_constant_added_to_a_row_of_logits_changes_nothing(seed, sizes, rule):
     logits = draw(seed, sizes)
     shifted = logits + draw(seed + 1, (*sizes[:2], 1), 50.0)
@@ -202,7 +202,7 @@ def test_a_constant_added_to_a_row_of_logits_changes_nothing(seed, sizes, rule):
 
 
 @CASES
-@given(SEEDS, SIZES, st.sampled_from(RULES), st.data())
+@given(SEEDS, SIZES, st.sampled_from(list(RULES)), st.data())
 def test_all_weight_on_one_exit_is_that_exit(seed, sizes, rule, data):
     logits = draw(seed, sizes)
     k = data.draw(st.integers(0, sizes[0] - 1))
@@ -215,7 +215,7 @@ def test_all_weight_on_one_exit_is_that_exit(seed, sizes, rule, data):
 
 
 @CASES
-@given(SEEDS, SIZES, st.sampled_from(RULES), st.sampled_from([1e-30, 0.1, 7.0, 1e30]))
+@given(SEEDS, SIZES, st.sampled_from(list(RULES)), st.sampled_from([1e-30, 0.1, 7.0, 1e30]))
 def test_only_the_ratio_of_the_weights_counts(seed, sizes, rule, scale):
     logits, weights = draw(seed, sizes), draw(seed + 1, sizes[:1]).abs() + 0.01
     torch.testing.assert_close(vote(logits, rule, scale * weights), vote(logits, rule, weights))

@@ -7,8 +7,8 @@ so every network here is written as that list, whatever its family.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -188,9 +188,16 @@ def _alexnet(classes: int, input_shape, stem: str, width: float) -> Backbone:
     return Backbone(nn.Identity(), stages, pool, nn.Linear(features, classes), input_shape)
 
 
+BUILDERS: dict[str, Callable[[int, tuple[int, int, int], str, float], Backbone]] = {
+    **{f"resnet{depth}": partial(_resnet, depth) for depth in RESNETS},
+    **{f"vgg{depth}": partial(_vgg, depth) for depth in VGGS},
+    "alexnet": _alexnet,
+}
+
+
 def names() -> list[str]:
     """Every name that `build` knows."""
-    return [f"resnet{d}" for d in RESNETS] + [f"vgg{d}" for d in VGGS] + ["alexnet"]
+    return list(BUILDERS)
 
 
 def build(
@@ -201,6 +208,9 @@ def build(
     width: float = 1.0,
 ) -> Backbone:
     """A staged backbone with freshly drawn weights (torch's global generator).
+
+    `BUILDERS` holds a function for each name, which is called with the other arguments in this
+    order, and can be given more.
 
     Args:
         name: one of `names()`, such as "resnet18" (He et al. 2016), "vgg16" (Simonyan and
@@ -223,12 +233,7 @@ def build(
             f"classes, width and input_shape must be positive, got {classes}, {width} and "
             f"{input_shape}"
         )
-    family, depth = re.fullmatch(r"([a-z]+?)(\d*)", name).groups()
-    if family == "alexnet":
-        backbone = _alexnet(classes, input_shape, stem, width)
-    else:
-        make = {"resnet": _resnet, "vgg": _vgg}[family]
-        backbone = make(int(depth), classes, input_shape, stem, width)
+    backbone = BUILDERS[name](classes, input_shape, stem, width)
     initialise(backbone)
     try:
         feature_shapes(backbone)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from . import checkpoints, data, experiments, metrics, records
+from . import checkpoints, data, experiments, metrics, networks, records, voting
 from .exits import MultiExitNet
 from .losses import PRESETS, Objective
 from .recipes import Recipe, default_device
@@ -96,7 +96,8 @@ class Study:
         if len(seeds) % cores:
             groups = [{method: objective} for method, objective in objectives.items()]
         teacher = self.teacher_path() if any(o.teacher for o in objectives.values()) else None
-        jobs = [(group, seed, teacher) for seed in seeds for group in groups]
+        added = networks.BUILDERS, voting.RULES  # other processes know only what we hand them
+        jobs = [(group, seed, teacher, *added) for seed in seeds for group in groups]
         with parallel_config("loky", inner_max_num_threads=1):
             runs = Parallel(min(len(jobs), cores), return_as="generator")(
                 delayed(self._run)(*job) for job in jobs
@@ -104,7 +105,16 @@ class Study:
             found = list(tqdm(runs, total=len(jobs), unit="run"))
         return records.frame(record for run in found for record in run)
 
-    def _run(self, objectives: Mapping[str, Objective], seed: int, teacher: Path | None):
+    def _run(
+        self,
+        objectives: Mapping[str, Objective],
+        seed: int,
+        teacher: Path | None,
+        builders: Mapping,
+        rules: Mapping,
+    ):
+        networks.BUILDERS.update(builders)
+        voting.RULES.update(rules)
         return experiments.run(
             self.folder / f"seed-{seed}",
             self.name,

@@ -7,14 +7,13 @@ different images, which `diversity` measures; `accuracies` shows what the vote r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RULES = ("majority", "probability", "logit", "geometric")
 TIE = 1e-4  # hard votes that differ by less than this part of the largest weight are tied
 
 
@@ -74,6 +73,8 @@ def vote(
       as "logit": a log-probability is a logit less a number that all classes of one exit
       share, and the softmax of the mean cancels it. Both names run the same line.
 
+    `RULES` holds them by name, as functions of the logits and the weights, and can be given more.
+
     Args:
         logits: `[K, B, C]`; computed in float32 at least, float64 stays float64.
         rule: one of `RULES`.
@@ -88,14 +89,9 @@ def vote(
             negative, not finite, all zero, or not K.
     """
     logits = check_logits(logits)
-    weights = _normalised(weights, logits)
-    if rule == "majority":
-        return _majority(logits, weights)
-    if rule == "probability":
-        return _mean(probabilities(logits), weights)
-    if rule in ("logit", "geometric"):
-        return _mean(logits.log_softmax(-1), weights).softmax(-1)
-    raise ValueError(f"got the rule {rule!r}: choose one of {', '.join(RULES)}")
+    if rule not in RULES:
+        raise ValueError(f"got the rule {rule!r}: choose one of {', '.join(RULES)}")
+    return RULES[rule](logits, _normalised(weights, logits))
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -116,6 +112,22 @@ def _majority(logits: Tensor, weights: Tensor) -> Tensor:
     step = steps.masked_fill(steps < TIE, 1).amin(-1, keepdim=True).clamp(max=1)
     scores = votes + step * _mean(probabilities(logits), weights)
     return scores / scores.sum(-1, keepdim=True)
+
+
+def _probability(logits: Tensor, weights: Tensor) -> Tensor:
+    return _mean(probabilities(logits), weights)
+
+
+def _logit(logits: Tensor, weights: Tensor) -> Tensor:
+    return _mean(logits.log_softmax(-1), weights).softmax(-1)
+
+
+RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "majority": _majority,
+    "probability": _probability,
+    "logit": _logit,
+    "geometric": _logit,
+}
 
 
 def _normalised(weights: Tensor | Sequence[float] | None, logits: Tensor) -> Tensor:

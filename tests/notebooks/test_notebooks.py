@@ -1,4 +1,7 @@
-"""Every chapter was executed, has the parts of a chapter, and says nothing that it cannot show."""
+"""Every chapter was executed, has the parts of a chapter, and says nothing that it cannot show.
+
+The template for chapters keeps all rules too.
+"""
 
 import json
 import re
@@ -6,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from run_notebook import KEPT, KERNEL, TEMPLATE
 
 ROOT = Path(__file__).resolve().parents[2]
 GLOSSARY = set(
@@ -28,7 +32,9 @@ def read(path):
     return notebook, cells
 
 
-each_notebook = pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+each_notebook = pytest.mark.parametrize(
+    "path", [*notebooks(), TEMPLATE], ids=lambda path: path.stem
+)
 
 
 def test_there_are_notebooks():
@@ -46,11 +52,21 @@ def test_notebook_was_executed_from_top_to_bottom(path):
 
 @each_notebook
 def test_notebook_is_small_and_tidy(path):
-    notebook, cells = read(path)
+    notebook, _ = read(path)
     assert path.stat().st_size < 500_000
-    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    assert notebook["metadata"]["language_info"] == {"name": "python"}
-    assert not any("execution" in cell["metadata"] for cell in cells)
+    assert all(set(cell["metadata"]) <= KEPT for cell in notebook["cells"])
+
+
+@each_notebook
+def test_notebook_opens_in_jupyterlab_vs_code_and_colab_alike(path):
+    notebook, _ = read(path)
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    metadata = notebook["metadata"]
+    assert metadata["kernelspec"] == KERNEL and metadata["language_info"] == {"name": "python"}
+    assert "widgets" not in metadata
+    names = [cell["id"] for cell in notebook["cells"]]
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in names)
 
 
 @each_notebook
@@ -112,8 +128,7 @@ def test_every_figure_has_caption_name_and_alternative_text(path):
             assert look.get("figure", {}).get("caption"), source
             names.append(look["figure"]["name"])
     assert len(names) == len(set(names)) and names
-    chapter = path.stem.split("-", 1)[1]
-    assert all(name.startswith("fig-") for name in names), chapter
+    assert all(name.startswith("fig-") for name in names)
 
 
 @each_notebook

@@ -2,8 +2,8 @@
 
 The modules, each of which uses only those before it: `data`, `networks`, `exits`, `losses`,
 `voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `experiments`,
-`study`, `theme`, `plots`, `pictures`, `widgets`, `timing`, `bench`. Each is loaded when it is first
-used.
+`progress`, `study`, `theme`, `plots`, `pictures`, `widgets`, `timing`, `bench`. Each is loaded when
+it is first used.
 """
 
 import importlib
@@ -22,6 +22,7 @@ __all__ = [
     "training",
     "records",
     "experiments",
+    "progress",
     "study",
     "theme",
     "plots",

@@ -2,8 +2,8 @@
 
 The modules, each of which uses only those before it: `data`, `networks`, `exits`, `losses`,
 `voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `report`,
-`analysis`, `experiments`, `study`, `theme`, `plots`, `pictures`, `widgets`, `explorer`, `timing`,
-`bench`. Each is loaded when it is first used.
+`analysis`, `experiments`, `progress`, `study`, `theme`, `plots`, `pictures`, `widgets`, `explorer`,
+`timing`, `bench`. Each is loaded when it is first used.
 """
 
 import importlib
@@ -24,6 +24,7 @@ __all__ = [
     "report",
     "analysis",
     "experiments",
+    "progress",
     "study",
     "theme",
     "plots",

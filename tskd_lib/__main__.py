@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
+import io
 import json
 import math
 import os
@@ -26,7 +28,7 @@ from . import (
 )
 from .exits import STRENGTHS, build_student
 from .losses import Objective
-from .recipes import PRECISIONS, SCHEDULES, Recipe
+from .recipes import PRECISIONS, SCHEDULES, Recipe, this_process
 from .training import TrainingDiverged, predict
 
 EXAMPLES = """examples:
@@ -40,6 +42,7 @@ Every command explains itself: tskd compare --help. An interrupted training goes
 last epoch that is on disk when the same command is given again."""
 METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targets), multi_exit
 (exits after every stage), byot (and the deepest exit teaches the others), tskd (all of it)"""
+GOES_ON = "; the same command goes on from the last epoch on disk"
 LARGEST = 2**32 - 1
 SHOW = {
     "accuracy": "{:.2%}".format,
@@ -59,7 +62,7 @@ def compare(options: argparse.Namespace) -> None:
     there already is not trained again. The table shows accuracy in percent on the test images.
     """
     objectives = {method: losses.PRESETS[method] for method in options.methods}
-    train, test = data.load(options.dataset, options.data_root, options.image_size)
+    train, test = load_images(options)
     few, network = students_images(options, train), students_network(options)
     # a network that does not suit the images fails here, not after the teacher's training
     build_student(classes=len(train.classes), input_shape=train.shape, **network)
@@ -87,12 +90,18 @@ def train(options: argparse.Namespace) -> None:
     objective = dataclasses.replace(losses.PRESETS[options.method], **dict(options.weights))
     if objective.teacher and options.teacher is None:
         raise ValueError(f"{options.method} learns from a teacher: give --teacher NETWORK.json")
-    train, test = data.load(options.dataset, options.data_root, options.image_size)
+    train, test = load_images(options)
     few, network = students_images(options, train), students_network(options)
     found = run(options, "", {options.method: objective}, network, few, test, options.seed,
                 options.epochs, options.teacher)  # fmt: skip
     print(records.markdown(records.summary(records.frame(found))))
     print(f"\nThe network is in {options.out / options.method}.json")
+
+
+def load_images(options: argparse.Namespace) -> tuple[data.Images, data.Images]:
+    """The images of training and test; of several processes the first one downloads them."""
+    with this_process().main_process_first():
+        return data.load(options.dataset, options.data_root, options.image_size)
 
 
 def students_images(options: argparse.Namespace, train: data.Images) -> data.Images:
@@ -290,7 +299,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--epochs", type=COUNT, default=recipe.epochs, metavar="N",
                        help="passes over the images (%(default)s)")  # fmt: skip
     group.add_argument("--batch-size", type=COUNT, default=recipe.batch_size, metavar="N",
-                       help="images in a step (%(default)s)")  # fmt: skip
+                       help="images in a step, over all processes (%(default)s)")  # fmt: skip
     group.add_argument("--learning-rate", type=POSITIVE, default=recipe.learning_rate,
                        metavar="RATE", help="its peak (%(default)s)")  # fmt: skip
     group.add_argument("--weight-decay", type=NOT_NEGATIVE, default=recipe.weight_decay,
@@ -387,11 +396,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 2 where something is wrong with what was asked for."""
     options = make_parser().parse_args(arguments)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes
     try:
-        options.run(options)
+        with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):
+            options.run(options)
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from the last epoch on disk"
-        message = "interrupted" + goes_on * (options.command in ("train", "compare"))
+        message = "interrupted" + GOES_ON * (options.command in ("train", "compare"))
         print(f"tskd: {message}", file=sys.stderr)
         return 130
     except OSError as error:
@@ -404,6 +414,10 @@ def main(arguments: list[str] | None = None) -> int:
         ValueError,
     ) as error:
         message = str(error)
+    except RuntimeError as error:
+        if "by peer" not in str(error):  # a connection "closed" or "reset by peer"
+            raise
+        message = "another process of this run has ended" + GOES_ON
     else:
         return 0
     print(f"tskd: {' '.join(message.split())}", file=sys.stderr)

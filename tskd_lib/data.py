@@ -447,7 +447,8 @@ def batches(
     """Normalised images `[B, C, H, W]` and labels `[B]`, once through the data.
 
     The batches are of nearly equal size, so none is too small for batch norm. Several
-    processes share each batch: process `rank` of `world` gets every `world`-th image of it.
+    processes share each batch: process `rank` of `world` gets every `world`-th image of it. All
+    get equally many, so that each image counts the same; up to `world - 1` of a batch are left out.
 
     Args:
         data: the images, on the device where the batches are wanted.

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from . import checkpoints, metrics, records, voting
+from . import checkpoints, metrics, networks, records, training, voting
 from .data import Images
 from .exits import MultiExitNet, build_student
 from .losses import Objective
@@ -129,6 +129,51 @@ def run(
             state.parent.rmdir()
         accelerator.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
+
+
+def epochs_done(folder: Path, methods: Collection[str], recipe: Recipe) -> dict[str, int]:
+    """How many epochs of each of these methods `run` has behind it, as the folder tells."""
+    state = Path(folder) / next(iter(methods)) / "state.json"
+    try:
+        started = json.loads(state.read_text("utf-8"))["history"]
+    except (OSError, ValueError, KeyError):
+        started = {}
+    return {
+        method: recipe.epochs
+        if (Path(folder) / f"{method}.record.json").exists()
+        else len(started.get(method, ()))
+        for method in methods
+    }
+
+
+def pace(
+    objectives: Mapping[str, Objective],
+    network: Mapping,
+    train: Images,
+    recipe: Recipe,
+    teacher_path: Path | None,
+    seconds: float,
+) -> float:
+    """Seconds that `run` takes for one image; see `training.pace`. Nothing is written."""
+    teacher = checkpoints.load_network(teacher_path)[0] if teacher_path else None
+    students = {
+        method: Student(_student(network, objective, train, recipe.seed), objective)
+        for method, objective in objectives.items()
+    }
+    return training.pace(students, train, recipe, teacher, seconds)
+
+
+def elsewhere(function: Callable, *args, **kwargs):
+    """`joblib.delayed`, with the networks and voting rules that were added here."""
+    from joblib import delayed
+
+    return delayed(_there)(networks.BUILDERS, voting.RULES, function, args, kwargs)
+
+
+def _there(builders: Mapping, rules: Mapping, function: Callable, args: tuple, kwargs: dict):
+    networks.BUILDERS.update(builders)
+    voting.RULES.update(rules)
+    return function(*args, **kwargs)
 
 
 def _student(network: Mapping, objective: Objective, data: Images, seed: int) -> MultiExitNet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +21,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the data.
-        batch_size: images in a step, over all processes.
+        batch_size: images in a step, over all processes. Batch norm sees those of one process.
         learning_rate: its peak.
         momentum: of SGD (Nesterov).
         weight_decay: on convolution and linear weights; biases and norms have none.
@@ -85,15 +86,27 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "fp32"
 
 
+def this_process():
+    """Accelerate's view of this process: its device, and its place among others.
+
+    Of several processes (`torchrun`, `accelerate launch`) each gets a CUDA device of its own.
+    Without CUDA they share the CPU, because PyTorch cannot distribute over Apple's GPU.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    # accelerate distributes over CPUs only when told so; else every process would train alone
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available()
+    return PartialState(cpu=several or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def default_device() -> torch.device:
     """Where training runs: the GPU of this process (CUDA or Apple's), else the CPU."""
-    from accelerate.state import PartialState
-
-    return PartialState().device
+    return this_process().device
 
 
 def make_accelerator(precision: str):
-    """Accelerate's view of this process: device, precision, and its place among others."""
+    """`this_process` with a precision, which prepares models and optimisers."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 

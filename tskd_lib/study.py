@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from . import checkpoints, data, experiments, metrics, networks, records, voting
+from . import checkpoints, data, experiments, metrics, progress, records
 from .exits import MultiExitNet
 from .losses import PRESETS, Objective
 from .recipes import Recipe, default_device
@@ -65,15 +65,19 @@ class Study:
 
     def train_teacher(self, folder: Path) -> Path:
         """Train the teacher, unless it is in the folder already; its checkpoint."""
-        experiments.run(
-            folder,
-            self.name,
-            {"teacher": PRESETS["baseline"]},
-            self.teacher_network,
-            self.train,
-            self.test,
-            self.teacher_recipe,
-        )
+        job = {
+            "folder": folder,
+            "name": self.name,
+            "objectives": {"teacher": PRESETS["baseline"]},
+            "network": self.teacher_network,
+            "train": self.train,
+            "test": self.test,
+            "recipe": self.teacher_recipe,
+            "teacher_path": None,
+            "every_epoch": True,
+        }
+        progress.forecast([job], 1)
+        experiments.run(**job)
         return folder / "teacher.json"
 
     def teacher(self) -> MultiExitNet:
@@ -88,45 +92,36 @@ class Study:
         steps this small gain nothing from a second thread. Where the seeds do not come out even,
         it trains one student at a time.
         """
-        from joblib import Parallel, cpu_count, delayed, parallel_config
-        from tqdm import tqdm
+        from joblib import Parallel, cpu_count, parallel_config
 
         seeds, groups = list(seeds), [objectives]
         cores = cpu_count() if default_device().type == "cpu" else 1
         if len(seeds) % cores:
             groups = [{method: objective} for method, objective in objectives.items()]
         teacher = self.teacher_path() if any(o.teacher for o in objectives.values()) else None
-        added = networks.BUILDERS, voting.RULES  # other processes know only what we hand them
-        jobs = [(group, seed, teacher, *added) for seed in seeds for group in groups]
+        jobs = [job for seed in seeds for job in self._jobs(groups, seed, teacher)]
+        workers = min(len(jobs), cores)
         with parallel_config("loky", inner_max_num_threads=1):
-            runs = Parallel(min(len(jobs), cores), return_as="generator")(
-                delayed(self._run)(*job) for job in jobs
-            )
-            found = list(tqdm(runs, total=len(jobs), unit="run"))
+            progress.forecast(jobs, workers)
+            with progress.bar(jobs):
+                runs = (experiments.elsewhere(experiments.run, **job) for job in jobs)
+                found = Parallel(workers)(runs)
         return records.frame(record for run in found for record in run)
 
-    def _run(
-        self,
-        objectives: Mapping[str, Objective],
-        seed: int,
-        teacher: Path | None,
-        builders: Mapping,
-        rules: Mapping,
-    ):
-        networks.BUILDERS.update(builders)
-        voting.RULES.update(rules)
-        return experiments.run(
-            self.folder / f"seed-{seed}",
-            self.name,
-            objectives,
-            self.student,
-            self.few(seed),
-            self.test,
-            replace(self.student_recipe, seed=seed),
-            teacher,
-            progress=False,
-            every_epoch=False,
-        )
+    def _jobs(self, groups: list[Mapping], seed: int, teacher: Path | None) -> list[dict]:
+        """The arguments of `experiments.run` for each group of objectives."""
+        common = {
+            "folder": self.folder / f"seed-{seed}",
+            "name": self.name,
+            "network": self.student,
+            "train": self.few(seed),
+            "test": self.test,
+            "recipe": replace(self.student_recipe, seed=seed),
+            "teacher_path": teacher,
+            "progress": False,
+            "every_epoch": False,
+        }
+        return [{**common, "objectives": group} for group in groups]
 
     def network(self, method: str, seed: int = 0) -> MultiExitNet:
         """A student that `run` has trained."""

@@ -70,7 +70,7 @@ def fit(
         For each student one dict an epoch: "epoch" from 1, "lr", the number of "images", the
         mean of each loss term, "train accuracy" of the deepest exit, "seconds" of its own
         steps, "shared seconds" of batches and teacher, and "accuracy" per exit where
-        `validation` is given.
+        `validation` is given (of several processes only the first one measures it).
 
     Raises:
         ValueError: where data, students and teacher do not fit together.
@@ -79,9 +79,14 @@ def fit(
     """
     _check_fit(students, data, teacher)
     accelerator = make_accelerator(recipe.precision)
+    steps_an_epoch = -(-len(data) // recipe.batch_size)
+    if len(data) // steps_an_epoch < accelerator.num_processes:
+        raise ValueError(
+            f"{accelerator.num_processes} processes cannot share batches of "
+            f"{len(data) // steps_an_epoch} images: raise the batch size"
+        )
     run = Run(students, data, recipe, teacher, folder, accelerator)
     history = run.resume()
-    steps_an_epoch = max(1, -(-len(data) // recipe.batch_size))
     data = data.to(accelerator.device)
     from tqdm import tqdm
 
@@ -97,7 +102,7 @@ def fit(
             for epoch in range(run.epoch + 1, recipe.epochs + 1):
                 rows = run.train_epoch(data, epoch, steps_an_epoch, bar)
                 for name, row in rows.items():
-                    if validation is not None:
+                    if validation is not None and accelerator.is_main_process:
                         logits = predict(students[name].network, validation, recipe.precision)
                         right = logits.argmax(-1) == validation.labels
                         row["accuracy"] = right.float().mean(1).tolist()
@@ -106,6 +111,35 @@ def fit(
     finally:
         run.release()
     return history
+
+
+def pace(
+    students: Mapping[str, Student],
+    data: Images,
+    recipe: Recipe,
+    teacher: MultiExitNet | None = None,
+    seconds: float = 10.0,
+) -> float:
+    """Seconds an image that `fit` takes here, measured on its first steps for so many seconds.
+
+    The arguments are those of `fit`. The networks are trained a little.
+    """
+    from tqdm import tqdm
+
+    accelerator = make_accelerator(recipe.precision)
+    data = data.subset(range(min(len(data), 2 * recipe.batch_size))).to(accelerator.device)
+    steps = -(-len(data) // recipe.batch_size)
+    run = Run(students, data, recipe, teacher, None, accelerator)
+    images, bar = 0, tqdm(disable=True)
+    try:
+        run.train_epoch(data, 1, steps, bar)  # the first steps are slower
+        began = time.perf_counter()
+        while images == 0 or time.perf_counter() - began < seconds:
+            run.train_epoch(data, 1, steps, bar)
+            images += len(data)
+        return (time.perf_counter() - began) / images
+    finally:
+        run.release()
 
 
 def _check_fit(students, data: Images, teacher: MultiExitNet | None) -> None:
@@ -163,7 +197,7 @@ class Run:
     def train_epoch(self, data: Images, epoch: int, steps: int, bar) -> dict[str, dict]:
         """One pass over the data, of so many steps; a row of the history for each student."""
         recipe, accelerator = self.recipe, self.accelerator
-        torch.manual_seed(recipe.seed + epoch)  # dropout
+        torch.manual_seed(recipe.seed + epoch + 1_000_003 * accelerator.process_index)  # dropout
         generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
         sums = {name: {} for name in self.models}
         seconds = dict.fromkeys(self.models, 0.0)
@@ -193,7 +227,10 @@ class Run:
                 bar.set_description(f"epoch {epoch}/{recipe.epochs}", refresh=False)
                 bar.set_postfix(totals, refresh=False)
         means = {
-            name: {term: float(value) / steps for term, value in terms.items()}
+            name: {
+                term: float(accelerator.reduce(value, "mean")) / steps
+                for term, value in terms.items()
+            }
             for name, terms in sums.items()
         }
         shared = time.perf_counter() - began - sum(seconds.values())

@@ -358,7 +358,7 @@ def test_no_repository_no_commit(library, monkeypatch):
 
 
 def test_provenance_says_what_ran_on_what(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["bin/tskd", "train", "--out", "/home/me/my runs"])
+    monkeypatch.setattr("sys.argv", ["bin/tskd", "train", "--out", "/somewhere/my runs"])
     found = records.provenance(torch.device("cpu"), 2, "bf16")
     assert found["command"] == "tskd train --out 'my runs'"
     assert torch.__version__.startswith(found["versions"]["torch"])

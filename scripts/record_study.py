@@ -1,21 +1,27 @@
 """Run the chapters' problem on many seeds and keep the records that the book compares with.
 
-    python scripts/record_study.py FOLDER
+    python scripts/record_study.py FOLDER [quick|full] [--data-root DIR]
 
-FOLDER gets networks and records, and can be given again after an interruption; the records and
-the teacher are then copied to tskd_lib/runs. Takes about half an hour on two cores.
+FOLDER gets networks and records, and can be given again after an interruption. The teacher, the
+presets, the ablation and the choices on validation images follow each other. The records of each
+are copied to tskd_lib/runs when it is whole; so is the teacher, unless its file is large. On two
+cores "quick" takes about half an hour, "full" (CIFAR-100) a day or more: it says how long.
 """
 
+import argparse
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from tskd_lib import records, study
+from tskd_lib import data, records, study
 from tskd_lib.losses import PRESETS, Objective
 
-SEEDS, CHOICE_SEEDS = range(10), range(5)
+SEEDS = {"quick": range(10), "full": range(3)}
+CHOICE_SEEDS = {"quick": range(5), "full": range(1)}
+LARGEST = 4_000_000  # bytes of a file that is copied
 
 
 def ablation() -> dict[str, Objective]:
@@ -45,30 +51,50 @@ def choices() -> dict[str, Objective]:
     return arms
 
 
-def main(folder: Path) -> None:
-    """Train what is not in the folder yet, and copy the records and the teacher."""
-    problem = replace(study.load("quick"), folder=folder / "digits-few")
-    teacher = problem.train_teacher(problem.folder / "teacher")
+def main(folder: Path, profile: str, root: Path) -> None:
+    """Train what is not in the folder yet, and copy each stage's records when it is whole."""
+    problem = study.load(profile, root)
+    name = problem.name
+    problem = replace(problem, folder=folder / name)
     chosen = replace(
         problem,
-        name="digits-few-validation",
+        name=f"{name}-validation",
         test=problem.validation,
-        folder=folder / "digits-few-validation",
+        folder=folder / f"{name}-validation",
     )
-    problem.run(PRESETS | ablation(), SEEDS)
-    chosen.run(choices(), CHOICE_SEEDS)
-    for path in [*teacher.parent.glob("teacher*"), *folder.glob("*/seed-*/*.record.json")]:
+    seeds, choice_seeds = SEEDS[profile], CHOICE_SEEDS[profile]
+    teacher = problem.train_teacher(problem.folder / "teacher")
+    shutil.copytree(teacher.parent, chosen.folder / "teacher", dirs_exist_ok=True)
+    small = all(path.stat().st_size <= LARGEST for path in teacher.parent.iterdir())
+    keep(folder, teacher.parent.glob("teacher*" if small else "teacher.record.json"))
+    for part, arms, of in (
+        (problem, PRESETS, seeds),
+        (problem, ablation(), seeds),
+        (chosen, choices(), choice_seeds),
+    ):
+        part.run(arms, of)
+        keep(folder, part.folder.glob("seed-*/*.record.json"))
+
+
+def keep(folder: Path, paths: Iterable[Path]) -> None:
+    """Copy files of the folder to the library."""
+    for path in paths:
         target = records.COMMITTED / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("Name one folder for the networks and records of all runs.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="for the networks and records of all runs")
+    parser.add_argument("profile", nargs="?", choices=list(SEEDS), default="quick")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR")
+    options = parser.parse_args()
     try:
-        main(Path(sys.argv[1]))
+        main(options.folder, options.profile, options.data_root)
     except KeyboardInterrupt:
         sys.exit("Interrupted; the same command goes on from what is in the folder.")
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
+    except data.DataError as error:
+        sys.exit(str(error))

@@ -159,10 +159,44 @@ def test_choices_hold_the_presets_and_change_one_setting():
 
 def test_our_records_are_of_these_arms():
     found = records.read_all(records.COMMITTED / "digits-few-validation")
-    wanted = {(name, seed) for name in record_study.choices() for seed in record_study.CHOICE_SEEDS}
+    seeds = record_study.CHOICE_SEEDS["quick"]
+    wanted = {(name, seed) for name in record_study.choices() for seed in seeds}
     assert {(r["method"], r["seed"]) for r in found} == wanted
     for record in found:
         assert (
             record["configuration"]["objective"]
             == record_study.choices()[record["method"]].settings()
         )
+
+
+@pytest.mark.parametrize("largest, kept", [(10**7, 3), (10**4, 1)])
+def test_each_stage_is_kept_when_it_is_whole(small, tmp_path, monkeypatch, largest, kept):
+    recipe = dataclasses.replace(small.teacher_recipe, epochs=1)
+    network = dict(small.student, width=1.0)
+    problem = dataclasses.replace(
+        small, name="another", teacher_network=network, teacher_recipe=recipe
+    )
+    library, stages = tmp_path / "library", []
+
+    def run(self, arms, seeds):
+        assert (self.folder / "teacher" / "teacher.json").exists()  # not trained again
+        stages.append((self.name, list(arms), len(list(library.rglob("seed-0/*")))))
+        if len(stages) == 3:
+            raise KeyboardInterrupt
+        path = self.folder / "seed-0" / f"stage-{len(stages)}.record.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+
+    monkeypatch.setattr(record_study.study, "load", lambda *_: problem)
+    monkeypatch.setattr(study.Study, "run", run)
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(record_study, "LARGEST", largest)
+    with pytest.raises(KeyboardInterrupt):
+        record_study.main(tmp_path / "mine", "full", tmp_path)
+    assert [(name, before) for name, _, before in stages] == [
+        ("another", 0),
+        ("another", 1),
+        ("another-validation", 2),
+    ]
+    assert len(list((library / "another" / "teacher").iterdir())) == kept
+    assert not (library / "another-validation").exists()

@@ -8,7 +8,7 @@ import pytest
 import record_study
 import torch
 
-from tskd_lib import experiments, metrics, records, study
+from tskd_lib import analysis, experiments, metrics, records, study
 from tskd_lib.losses import PRESETS, Objective
 
 
@@ -166,3 +166,21 @@ def test_our_records_are_of_these_arms():
             record["configuration"]["objective"]
             == record_study.choices()[record["method"]].settings()
         )
+
+
+def test_what_the_book_needs_is_kept(small, tmp_path, monkeypatch):
+    library = tmp_path / "library"
+    monkeypatch.setattr(records, "COMMITTED", library)
+    arms = {"multi_exit": PRESETS["multi_exit"], "arm": Objective(label=0.5)}
+    problem = dataclasses.replace(small, folder=tmp_path / "mine" / small.name)
+    problem.run(arms, range(2))
+    record_study.keep(problem.folder, problem.test)
+    kept = sorted(str(path.relative_to(library / small.name)) for path in library.rglob("*.*"))
+    weights = next((library / small.name).glob("seed-0/*.safetensors"))
+    assert kept == sorted(
+        [f"seed-0/{weights.name}", "seed-0/multi_exit.json"]
+        + [f"seed-{seed}/{name}.record.json" for seed in range(2) for name in arms]
+        + [f"seed-{seed}/multi_exit.analysis.json" for seed in range(2)]
+    )
+    digests = {r["weights sha256"] for r in records.read_all(library) if r["method"] != "arm"}
+    assert digests == set(analysis.read_all(library))

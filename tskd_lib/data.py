@@ -98,8 +98,16 @@ class Images:
         return digest.hexdigest()
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How images lie in memory: channels last, which is faster, but not on Apple's GPU.
+
+    There the gradients of batch norm were wrong for it (issue 175189 of pytorch/pytorch).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixels to mean 0 and deviation 1 in each channel, channels last in memory.
+    """Pixels to mean 0 and deviation 1 in each channel, in the `memory_format` of the device.
 
     Args:
         images: uint8 `[B, C, H, W]`.
@@ -111,7 +119,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """
     shift = 255 * images.new_tensor(mean, dtype=torch.float32)
     scale = 255 * images.new_tensor(std, dtype=torch.float32)
-    images = images.to(torch.float32, memory_format=torch.channels_last)
+    images = images.to(torch.float32, memory_format=memory_format(images.device))
     return images.sub_(shift.view(-1, 1, 1)).div_(scale.view(-1, 1, 1))
 
 

@@ -89,7 +89,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
 def this_process():
     """Accelerate's view of this process: its device, and its place among others.
 
-    Of several processes (`torchrun`, `accelerate launch`) each gets a CUDA device of its own.
+    Of several processes (`torchrun`) each gets a CUDA device of its own.
     Without CUDA they share the CPU, because PyTorch cannot distribute over Apple's GPU.
     """
     from accelerate.state import PartialState

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoints
-from .data import Images, batches
+from .data import Images, batches, memory_format
 from .exits import MultiExitNet
 from .losses import Objective
 from .recipes import Recipe, choose_precision, learning_rate, make_accelerator, make_optimizer
@@ -175,14 +175,15 @@ class Run:
             "networks": {n: getattr(s.network, "config", None) for n, s in students.items()},
             "teacher": None if teacher is None else checkpoints.digest(teacher.state_dict()),
         }
+        layout = memory_format(accelerator.device)
         self.teacher = None
         if teacher is not None and any(s.objective.teacher for s in students.values()):
             self.teacher = accelerator.prepare_model(
-                teacher.to(memory_format=torch.channels_last), evaluation_mode=True
+                teacher.to(memory_format=layout), evaluation_mode=True
             ).eval()
         self.models, self.optimizers = {}, {}
         for name, student in students.items():
-            network = student.network.to(accelerator.device, memory_format=torch.channels_last)
+            network = student.network.to(accelerator.device, memory_format=layout)
             if recipe.compile:
                 network.compile()
             optimizer = make_optimizer(network, recipe)

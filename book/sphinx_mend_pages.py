@@ -11,7 +11,7 @@ PICTURE = re.compile(r'<img (?![^>]*\b(?:width|style)=)(?=[^>]*\bsrc="([^":]+\.p
 
 
 def mended(page: str, folder: Path) -> str:
-    """A page from this folder without the icons' script, with sizes, and with honest headers."""
+    """A page from this folder without the icons' script, with sizes, and with roles that hold."""
 
     def sized(found: re.Match) -> str:
         with Image.open(folder / found[1]) as picture:
@@ -19,6 +19,7 @@ def mended(page: str, folder: Path) -> str:
 
     page = ICON_SCRIPT.sub("", page)
     page = PICTURE.sub(sized, page)  # the browser keeps the place free, so that nothing jumps
+    page = page.replace('role="doc-biblioentry"', 'role="listitem"')  # the first is deprecated
     return page.replace("<th></th>", "<td></td>")  # pandas leaves corners empty: no headers
 
 

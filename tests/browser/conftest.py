@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = [f"notebooks/{path.stem}.html" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 PAGES = CHAPTERS + [f"book/{path.stem}.html" for path in sorted((ROOT / "book").glob("*.md"))]
-PAGES += ["search.html", "genindex.html", "py-modindex.html"]
+PAGES += ["search.html", "genindex.html"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
 QUIET += " --disable-background-networking --disable-component-update"

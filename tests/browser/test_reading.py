@@ -77,7 +77,7 @@ def test_without_scripts_the_first_picture_and_all_texts_are_there(visit, chapte
         frames = slider.locator("img")
         assert [frame.is_visible() for frame in frames.all()].count(True) == 1
         assert not slider.locator("input").is_visible()
-        words = slider.locator("noscript").inner_text()
+        (words,) = slider.locator("noscript").all_inner_texts()
         for frame in frames.all():
             assert frame.get_attribute("alt") in words
 
@@ -85,7 +85,7 @@ def test_without_scripts_the_first_picture_and_all_texts_are_there(visit, chapte
 def test_chapters_follow_each_other_and_have_a_table_of_contents(visit, chapter):
     page = visit(chapter)
     sections = page.locator("article > section > section > h2")
-    assert page.locator(".page-toc nav > ul > li > a").count() == sections.count() >= 5
+    assert page.locator(".page-toc > ul > li > a").count() == sections.count() >= 5
     number = int(chapter.split("/")[1][:2])
     for kind, other in (("left-prev", number - 1), ("right-next", number + 1)):
         target = page.locator(f"a.{kind}").get_attribute("href")

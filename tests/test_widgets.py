@@ -53,6 +53,13 @@ def test_two_sliders_of_a_page_do_not_share_a_name(slider):
     assert names[0] != names[1] and slider._repr_html_() == slider._repr_html_()
 
 
+def test_without_scripts_every_text_is_there(slider):
+    (words,) = re.findall("<noscript>(.*?)</noscript>", slider._repr_html_())
+    assert re.findall("<li>(.*?)</li>", words) == [
+        f"{value}: line to &quot;{value}&quot; &lt; 9" for value in (1, 2, 4)
+    ]
+
+
 def test_text_stands_in_for_the_pictures(slider):
     assert repr(slider).splitlines()[2] == 'Temperature T 4: line to "4" < 9'
 

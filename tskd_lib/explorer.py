@@ -34,8 +34,7 @@ STYLE = """
 .tskd-explorer .samples { display: grid; gap: .4em;
   grid-template-columns: repeat(auto-fill, minmax(5.5em, 1fr)); }
 .tskd-explorer .samples figure { margin: 0; text-align: center; }
-.tskd-explorer .samples img { width: 48px; height: 48px; image-rendering: pixelated;
-  background: none; padding: 0; }
+.tskd-explorer .samples img { width: 48px; height: 48px; image-rendering: pixelated; }
 .tskd-explorer .samples figcaption { font-size: .75em; line-height: 1.3; color: #222; }
 """
 

@@ -72,6 +72,7 @@ class Slider:
             f'src="{picture}"{"" if i == self.start else " hidden"}>'
             for i, ((value, text), picture) in enumerate(zip(self.texts.items(), self.pictures))
         ]
+        words = "".join(f"<li>{escape(v)}: {escape(text)}</li>" for v, text in self.texts.items())
         first = escape(list(self.texts)[self.start])
         name = "slider-" + hashlib.sha256("".join([self.label, *frames]).encode()).hexdigest()[:8]
         return (
@@ -81,7 +82,9 @@ class Slider:
             f'value="{self.start}" aria-valuetext="{first}" autocomplete="off" {KEYS} '
             f'style="width: min(100%, {self.width}px)" oninput="{SHOW}">'
             f"<div>{''.join(frames)}</div>"
-            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
+            f"<figcaption>{escape(self.caption)}</figcaption>"
+            f"<noscript>The slider needs scripts. What it shows:<ul>{words}</ul></noscript>"
+            "</figure>"
         )
 
 

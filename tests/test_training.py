@@ -1,7 +1,6 @@
 """The training loop: it learns, it shares fairly, it survives, and it says what went wrong."""
 
 import dataclasses
-import json
 import math
 import os
 import signal
@@ -301,12 +300,17 @@ def test_auto_precision_follows_the_device(monkeypatch):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
 def test_two_processes_do_what_one_does(tmp_path):
-    """Without batch norm, two halves of a batch give the whole batch's gradient."""
+    """Without batch norm, two halves of a batch give the whole batch's gradient.
+
+    One epoch only: blank corners tie in the max-pooling, and rounding then decides who learns.
+    """
     script = Path(tmp_path / "both.py")
     script.write_text(
         SCRIPT.replace('"resnet8"', '"alexnet"')
         .replace('("baseline", "byot")', '("baseline",)')
-        .replace("Recipe(", 'Recipe(precision="fp32", ')
+        .replace("Recipe(epochs=4", 'Recipe(precision="fp32", epochs=1')
+        .replace("finished", "{PartialState().num_processes} processes")
+        .replace("print(", "from accelerate.state import PartialState; print(f")
     )
     environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
     for count in (1, 2):
@@ -314,8 +318,7 @@ def test_two_processes_do_what_one_does(tmp_path):
         command += [f"--nproc-per-node={count}", str(script), str(tmp_path / str(count))]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
+        assert done.stdout.count(f"{count} processes") == count
     one, two = (checkpoints.read(tmp_path / str(n) / "state.json")[0] for n in (1, 2))
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-2, atol=1e-4, msg=name)
-    history = json.loads((tmp_path / "2" / "state.json").read_text())["history"]["baseline"]
-    assert history[-1]["total"] < history[0]["total"]
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=name)

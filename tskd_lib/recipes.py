@@ -88,8 +88,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
 def default_device() -> torch.device:
     """Where training runs: the GPU of this process (CUDA or Apple's), else the CPU."""
     from accelerate.state import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    return PartialState().device
+    # newer releases distribute over processes on a CPU only where they are told that it is one
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu).device
 
 
 def make_accelerator(precision: str):

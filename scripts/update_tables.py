@@ -63,15 +63,17 @@ def bench() -> str:
 
 def chapters() -> str:
     """The chapters, with the minutes to read them and the seconds that they compute."""
-    lines = ["| chapter | what it is about | to read | to compute |", "|---|---|---:|---:|"]
+    lines = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text("utf-8"))["cells"]
         texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
         title, about = re.match(r"# (.*?)\n\n(.*?[.?!])(?:\s|$)", texts[0], re.DOTALL).groups()
         seconds = re.search(r"about (\d+) seconds", texts[0])[1]
         minutes = round(sum(len(text.split()) for text in texts) / READING)
-        link = f"[{title}](../notebooks/{path.name})"
-        lines.append(f"| {link} | {' '.join(about.split())} | {minutes} min | {seconds} s |")
+        lines += [
+            f"1. **[{title}](../notebooks/{path.name})**\\",
+            f"   {' '.join(about.split())} *{minutes} min to read, {seconds} s to compute*",
+        ]
     return "\n".join(lines)
 
 

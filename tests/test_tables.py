@@ -16,4 +16,4 @@ def test_every_table_is_on_a_page():
         assert text.count(f"<!-- {name}:begin -->") == text.count(f"<!-- {name}:end -->") == 1
     for method in ("baseline", "kd", "multi_exit", "byot", "tskd"):
         assert f"| {method} |" in text
-    assert "TSKD step / plain step" in text and "](../notebooks/01-quickstart.ipynb) |" in text
+    assert "TSKD step / plain step" in text and "](../notebooks/01-quickstart.ipynb)**" in text

@@ -180,5 +180,7 @@ def test_print_shows_the_chapter_and_its_solutions_only(visit):
     assert page.locator("div.solution .cell").first.is_visible()
     assert all(one.is_visible() for one in page.locator("details .sd-summary-content").all())
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.locator("article h1").evaluate("h => getComputedStyle(h).color") == "rgb(0, 0, 0)"
+    for text in ("article h1", "article p", "article table td", "article pre span"):
+        colour = page.locator(text).first.evaluate("one => getComputedStyle(one).color")
+        assert colour == "rgb(0, 0, 0)", text
     assert len(page.pdf()) > 100_000

@@ -84,6 +84,7 @@ def go(browser, address):
     def go(name, width=1280, **options):
         options = {"reduced_motion": "reduce", "color_scheme": "light"} | options
         context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+        context.set_default_timeout(120_000)  # ms, for a busy machine
         context.add_init_script(JUMPS)
         page = context.new_page()
         page.outside, page.errors, page.loaded = [], [], {}

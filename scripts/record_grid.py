@@ -3,8 +3,9 @@
     python scripts/record_grid.py FOLDER
 
 Every method on 5, 10 and 20 images a class with ten seeds, and those with soft targets at other
-temperatures with three. FOLDER gets networks and records, and can be given again after an
-interruption; the records and their analyses are then copied to tskd_lib/runs/digits-grid.
+temperatures with three; then the ablation of the terms on the fewest images. FOLDER gets networks
+and records, and can be given again after an interruption; the records, and the analyses of the
+explorer's, are then copied to tskd_lib/runs.
 """
 
 import shutil
@@ -12,11 +13,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from record_study import ablation
+
 from tskd_lib import analysis, records, study
 from tskd_lib.losses import PRESETS, Objective
 from tskd_lib.training import predict
 
 NAME, IMAGES, TEMPERATURES = "digits-grid", (5, 10, 20), (1, 2, 4, 8)
+TERMS = "digits-five"
 SEEDS, FEWER_SEEDS = range(10), range(3)
 
 
@@ -36,19 +40,24 @@ def main(folder: Path) -> None:
     problem = study.load("quick")
     sure = predict(problem.teacher(), problem.test)[-1].softmax(-1).amax(-1)
     samples = [*sure.argsort()[:8].tolist(), *range(4)]  # hard for the teacher, and as they come
-    for images in IMAGES:
-        place = folder / NAME / f"images-{images}"
+
+    def part(name: str, images: int, place: Path) -> study.Study:
         shutil.copytree(problem.teacher_path().parent, place / "teacher", dirs_exist_ok=True)
-        part = replace(problem, name=NAME, shots=images, folder=place)
-        part.run(arms(), FEWER_SEEDS)
+        return replace(problem, name=name, shots=images, folder=place)
+
+    for images in IMAGES:
+        one = part(NAME, images, folder / NAME / f"images-{images}")
+        one.run(arms(), FEWER_SEEDS)
         usual = {name: arm for name, arm in arms().items() if arm.temperature == 4}
-        part.run(usual, SEEDS)
-    for path in sorted(folder.glob(f"{NAME}/*/seed-*/*.record.json")):
-        checkpoint = path.with_name(path.name.replace(".record.json", ".json"))
+        one.run(usual, SEEDS)
+    part(TERMS, min(IMAGES), folder / TERMS).run(ablation(), SEEDS)
+    for path in sorted(folder.glob("*/**/seed-*/*.record.json")):
         target = records.COMMITTED / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-        analysis.write(analysis.analyse(checkpoint, problem.test, samples), target)
+        if path.is_relative_to(folder / NAME):
+            checkpoint = path.with_name(path.name.replace(".record.json", ".json"))
+            analysis.write(analysis.analyse(checkpoint, problem.test, samples), target)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from record_study import ablation
+from record_study import ablation, command, variant
 
 from tskd_lib import analysis, records, study
 from tskd_lib.losses import PRESETS, Objective
@@ -40,17 +40,13 @@ def main(folder: Path) -> None:
     problem = study.load("quick")
     sure = predict(problem.teacher(), problem.test)[-1].softmax(-1).amax(-1)
     samples = [*sure.argsort()[:8].tolist(), *range(4)]  # hard for the teacher, and as they come
-
-    def part(name: str, images: int, place: Path) -> study.Study:
-        shutil.copytree(problem.teacher_path().parent, place / "teacher", dirs_exist_ok=True)
-        return replace(problem, name=name, shots=images, folder=place)
-
     for images in IMAGES:
-        one = part(NAME, images, folder / NAME / f"images-{images}")
-        one.run(arms(), FEWER_SEEDS)
+        part = variant(problem, folder / NAME / f"images-{images}", name=NAME, shots=images)
+        part.run(arms(), FEWER_SEEDS)
         usual = {name: arm for name, arm in arms().items() if arm.temperature == 4}
-        one.run(usual, SEEDS)
-    part(TERMS, min(IMAGES), folder / TERMS).run(ablation(), SEEDS)
+        part.run(usual, SEEDS)
+    fewest = variant(problem, folder / TERMS, name=TERMS, shots=min(IMAGES))
+    fewest.run(ablation(), SEEDS)
     for path in sorted(folder.glob("*/**/seed-*/*.record.json")):
         target = records.COMMITTED / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,11 +57,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("Name one folder for the networks and records of all runs.")
-    try:
-        main(Path(sys.argv[1]))
-    except KeyboardInterrupt:
-        sys.exit("Interrupted; the same command goes on from what is in the folder.")
-    except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}")
+    command(main, sys.argv[1:])

@@ -9,6 +9,7 @@ book needs is then copied to tskd_lib/runs. On two cores "quick", the digits, ta
 
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -46,9 +47,18 @@ def choices() -> dict[str, Objective]:
     return arms
 
 
+def variant(problem: study.Study, folder: Path, **changes) -> study.Study:
+    """The problem with changes, in a folder of its own, with the same teacher."""
+    shutil.copytree(problem.teacher_path().parent, folder / "teacher", dirs_exist_ok=True)
+    return replace(problem, folder=folder, **changes)
+
+
 def keep(folder: Path, test: data.Images) -> None:
-    """Copy the records and the teacher; of the methods also analyses, and networks of a seed."""
-    ours, paths = records.COMMITTED / folder.name, [*folder.glob("teacher/*")]
+    """Copy records and the study's own teacher; of the presets analyses, and networks of a seed."""
+    ours, paths = records.COMMITTED / folder.name, []
+    for path in folder.glob("teacher/*.record.json"):
+        if records.read(path)["experiment"] == folder.name:
+            paths += path.parent.iterdir()
     for path in sorted(folder.glob("seed-*/*.record.json")):
         method = path.name.removesuffix(".record.json")
         target = ours / path.relative_to(folder)
@@ -71,20 +81,26 @@ def main(folder: Path, profile: str = "quick") -> None:
         problem.run(objectives, SEEDS[profile])
     if profile == "quick":
         name = f"{problem.name}-validation"
-        chosen = replace(problem, name=name, test=problem.validation, folder=folder / name)
+        chosen = variant(problem, folder / name, name=name, test=problem.validation)
         chosen.run(choices(), CHOICE_SEEDS)
         keep(chosen.folder, chosen.test)
     keep(problem.folder, problem.test)
 
 
-if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 3 or sys.argv[2:] not in ([], ["quick"], ["full"]):
-        sys.exit("Name a folder for the networks and records of all runs, then quick or full.")
+def command(main: Callable, arguments: list[str], choices: Sequence[str] = ()) -> None:
+    """Call `main` with a folder, and with one of the choices if given; errors are one sentence."""
+    if not 1 <= len(arguments) <= 1 + bool(choices) or not set(arguments[1:]) <= set(choices):
+        more = f", then {' or '.join(choices)}" if choices else ""
+        sys.exit(f"Name a folder for the networks and records of all runs{more}.")
     try:
-        main(Path(sys.argv[1]), *sys.argv[2:])
+        main(Path(arguments[0]), *arguments[1:])
     except KeyboardInterrupt:
         sys.exit("Interrupted; the same command goes on from what is in the folder.")
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
-    except data.DataError as error:
+    except (data.DataError, records.RecordError) as error:
         sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    command(main, sys.argv[1:], ("quick", "full"))

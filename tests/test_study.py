@@ -5,11 +5,13 @@ import dataclasses
 import joblib
 import pandas as pd
 import pytest
+import record_cifar
 import record_study
 import torch
 
-from tskd_lib import analysis, experiments, metrics, records, study
+from tskd_lib import analysis, data, experiments, metrics, records, study
 from tskd_lib.losses import PRESETS, Objective
+from tskd_lib.recipes import Recipe
 
 
 @pytest.fixture
@@ -184,3 +186,83 @@ def test_what_the_book_needs_is_kept(small, tmp_path, monkeypatch):
     )
     digests = {r["weights sha256"] for r in records.read_all(library) if r["method"] != "arm"}
     assert digests == set(analysis.read_all(library))
+
+
+def test_cifar_comparison_takes_the_settings_that_validation_chose(small, tmp_path, monkeypatch):
+    library, mine = tmp_path / "library", tmp_path / "mine"
+    settings = {"baseline": ("weight_decay", (0.0, 1.0)), "tskd": ("self_", (0.0, 0.1))}
+    monkeypatch.setattr(records, "COMMITTED", library)
+    for name, value in {
+        "RATES": (0.1, 1e-6),
+        "SETTINGS": settings,
+        "SEARCH_EPOCHS": 2,
+        "TEACHER_EPOCHS": 1,
+        "SEEDS": range(2),
+    }.items():
+        monkeypatch.setattr(record_cifar, name, value)
+    recipe = dataclasses.replace(small.teacher_recipe, epochs=1, precision="fp32")
+    few = dataclasses.replace(small, teacher_network=small.student, teacher_recipe=recipe)
+    every = data.load("digits")
+    monkeypatch.setattr(study, "load", {"full": few}.get)
+    monkeypatch.setattr(data, "load", {"cifar100": every}.get)
+    record_cifar.main(mine)
+
+    tried = records.read_all(library / "cifar100-all-search")
+    assert len(tried) == 8 and not (library / "cifar100-all-search" / "teacher").exists()
+    for record in tried:
+        assert record["data"]["test sha256"] == few.validation.checksum()
+        assert record["configuration"]["recipe"]["epochs"] == 2
+    final = records.read_all(library / "cifar100-all")
+    assert {(r["method"], r["seed"]) for r in final if r["method"] != "teacher"} == {
+        (method, seed) for method in settings for seed in range(2)
+    }
+    for record in final:
+        assert record["data"]["test sha256"] == every[1].checksum()
+        if record["method"] == "teacher":
+            continue
+        own = [r for r in tried if r["method"].startswith(record["method"])]
+        top = max(
+            own,
+            key=lambda r: (
+                r["results"]["exits"][-1]["accuracy"],
+                r["results"]["votes"]["probability"]["accuracy"],
+            ),
+        )
+        assert top["configuration"]["recipe"]["learning_rate"] == 0.1
+        assert record["configuration"]["objective"] == top["configuration"]["objective"]
+        for key in ("learning_rate", "weight_decay"):
+            chosen = top["configuration"]["recipe"][key]
+            assert record["configuration"]["recipe"][key] == chosen
+        assert record["configuration"]["recipe"]["epochs"] == 1
+
+
+def test_every_method_has_nine_trials_and_its_preset_is_near_them():
+    tried = record_cifar.trials(Recipe())
+    assert len(tried) == 9 * len(PRESETS) and len(set(map(str, tried.values()))) == len(tried)
+    for name, (objective, recipe) in tried.items():
+        preset = PRESETS[name.split()[0]].settings()
+        changed = {key for key, value in objective.settings().items() if value != preset[key]}
+        assert len(changed) <= 1
+        assert f"rate={recipe.learning_rate:g} " in name
+
+
+@pytest.mark.parametrize("wrong", [[], ["a", "slow"], ["a", "quick", "b"]])
+def test_scripts_say_what_they_want(wrong, capsys):
+    with pytest.raises(SystemExit, match="Name a folder .*, then quick or full."):
+        record_study.command(record_study.main, wrong, ("quick", "full"))
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (KeyboardInterrupt, "Interrupted; the same command goes on"),
+        (PermissionError(13, "Permission denied", "here"), "here: Permission denied"),
+        (data.DataError("no images"), "no images"),
+    ],
+)
+def test_scripts_end_in_one_sentence(error, message):
+    def fail(folder):
+        raise error
+
+    with pytest.raises(SystemExit, match=message):
+        record_study.command(fail, ["here"])

@@ -1,0 +1,93 @@
+"""The comparison on all images of CIFAR-100, after the rules in book/protocol.md.
+
+    python scripts/record_cifar.py FOLDER
+
+First the search: nine trials of each method, judged on validation images. Then a teacher and, with
+the settings chosen, the five methods on all training images. FOLDER gets networks and records, and
+can be given again after an interruption; what the book needs is then copied to tskd_lib/runs.
+It takes a night on two cores.
+"""
+
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from record_study import command, keep, variant
+
+from tskd_lib import data, records, study
+from tskd_lib.losses import PRESETS, Objective
+from tskd_lib.recipes import Recipe
+
+NAME = "cifar100-all"
+RATES = (0.05, 0.1, 0.2)
+SETTINGS = {
+    "baseline": ("weight_decay", (0.0002, 0.0005, 0.001)),
+    "kd": ("temperature", (2.0, 4.0, 8.0)),
+    "multi_exit": ("label", (0.3, 0.6, 1.0)),
+    "byot": ("self_", (0.0, 0.1, 0.3)),
+    "tskd": ("self_", (0.0, 0.1, 0.3)),
+}
+SEARCH_EPOCHS, TEACHER_EPOCHS, SEEDS = 10, 60, range(3)
+
+
+def trials(recipe: Recipe) -> dict[str, tuple[Objective, Recipe]]:
+    """What to try, by name: each method with three learning rates and three values of its own."""
+    found = {}
+    for method, (setting, values) in SETTINGS.items():
+        for rate, value in product(RATES, values):
+            objective, own = PRESETS[method], replace(recipe, learning_rate=rate)
+            if setting == "weight_decay":
+                own = replace(own, weight_decay=value)
+            else:
+                objective = replace(objective, **{setting: value})
+            found[f"{method} rate={rate:g} {setting.strip('_')}={value:g}"] = objective, own
+    return found
+
+
+def run(problem: study.Study, arms: dict[str, tuple[Objective, Recipe]], seeds: range) -> None:
+    """Train each arm with its own recipe, those that share one side by side."""
+    groups = defaultdict(dict)
+    for name, (objective, recipe) in arms.items():
+        groups[recipe][name] = objective
+    for recipe, objectives in groups.items():
+        replace(problem, student_recipe=recipe).run(objectives, seeds)
+
+
+def best(found: list[dict]) -> dict[str, str]:
+    """The name of each method's best trial: by the deepest exit, and where equal by the vote."""
+
+    def quality(record: dict) -> tuple[float, float]:
+        results = record["results"]
+        return results["exits"][-1]["accuracy"], results["votes"]["probability"]["accuracy"]
+
+    return {r["method"].split()[0]: r["method"] for r in sorted(found, key=quality)}
+
+
+def main(folder: Path) -> None:
+    """Search, then compare; what is in the folder already is not run again."""
+    few = study.load("full")
+    name = f"{NAME}-search"
+    search = variant(few, folder / name, name=name, test=few.validation)
+    tried = trials(replace(few.student_recipe, epochs=SEARCH_EPOCHS))
+    run(search, tried, range(1))
+    chosen = best(records.read_all(search.folder / "seed-0"))
+    train, _ = data.load("cifar100")
+    full = replace(
+        few,
+        name=NAME,
+        train=train,
+        shots=int(train.labels.bincount().min()),
+        teacher_recipe=replace(few.teacher_recipe, epochs=TEACHER_EPOCHS),
+        folder=folder / NAME,
+    )
+    full.train_teacher(full.folder / "teacher")
+    whole = trials(few.student_recipe)
+    run(full, {method: whole[name] for method, name in chosen.items()}, SEEDS)
+    keep(search.folder, search.test)
+    keep(full.folder, full.test)
+
+
+if __name__ == "__main__":
+    command(main, sys.argv[1:])

@@ -112,6 +112,22 @@ def test_the_library_does_not_load_matplotlib():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_notebooks_get_twice_the_pixels_at_the_same_size():
+    code = """
+import base64, io
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+shell = InteractiveShell.instance()
+from tskd_lib import theme
+shown, about = shell.display_formatter.format(theme.subplots(1, 1, (6.4, 3))[0])
+width, height = Image.open(io.BytesIO(base64.b64decode(shown["image/png"]))).size
+page = about["image/png"]
+assert abs(page["width"] - 6.4 * 120) < 20, page
+assert abs(width - 2 * page["width"]) < 2 and abs(height - 2 * page["height"]) < 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_every_preset_has_its_own_look():
     assert losses.PRESETS.keys() <= theme.METHODS.keys()
     for look in zip(*theme.METHODS.values()):

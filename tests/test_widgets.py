@@ -29,7 +29,8 @@ def test_page_holds_every_picture_with_its_text(slider):
     pictures = re.findall(r"base64,([^\"]+)", page)
     assert len(set(pictures)) == 3
     for picture in pictures:
-        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (400, 200)
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (800, 400)
+    assert page.count('width="400" height="200"') == 3  # half as many pixels of the page
     assert re.findall(r'alt="(.*?)"', page) == [
         f"line to &quot;{value}&quot; &lt; 9" for value in (1, 2, 4)
     ]

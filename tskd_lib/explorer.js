@@ -1,7 +1,7 @@
 // Draws an experiment explorer from its data, and again after every change of a control.
 (root, data) => {
   const find = (name) => root.querySelector(`[data-part=${name}]`);
-  const percent = (share) => (100 * share).toFixed(1) + " %";
+  const percent = (share) => (100 * share).toFixed(1) + "\u00a0%";
   const run = (method, images, temperature) =>
     data.runs[`${method}|${images}|${data.methods[method].soft ? temperature : ""}`];
 
@@ -32,12 +32,14 @@
     return { across, up };
   }
 
-  // One axis for all charts and settings: from below the lowest mean to 100 %.
-  const means = Object.values(data.runs).flatMap((r) => Object.values(r.accuracy).map(([mean]) => mean));
-  const step = [0.01, 0.02, 0.05, 0.1, 0.2].find((s) => (1 - Math.min(...means)) / s < 6);
-  const ticks = [];
-  for (let k = Math.floor(Math.min(...means) / step); k * step < 1 + 1e-9; k++) ticks.push(k * step);
-  const shares = { range: [ticks[0], 1], ticks };
+  // An axis of accuracies, at least 5 points long, that holds all of these.
+  function shares(values) {
+    const high = Math.min(1, Math.max(...values)), low = Math.min(...values, high - 0.05);
+    const step = [0.01, 0.02, 0.05, 0.1, 0.2].find((s) => (high - low) / s < 6);
+    const ticks = [];
+    for (let k = Math.floor(low / step + 1e-9); (k - 1) * step < high - 1e-9; k++) ticks.push(k * step);
+    return { range: [ticks[0], ticks.at(-1)], ticks };
+  }
 
   function line(svg, points, style, width) {
     const path = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
@@ -48,14 +50,18 @@
   function answers(now, chosen, answer) {
     const names = Object.keys(now.accuracy), style = data.methods[chosen.method], svg = find("answers");
     const text = names.map((name) => `${data.answers[name]} ${percent(now.accuracy[name][0])}`);
+    // the axis of every method with these images, so that they can be compared
+    const all = Object.keys(data.methods).flatMap((method) =>
+      Object.values(run(method, chosen.images, chosen.temperature).accuracy).flat());
     const { across, up } = chart(svg, "Accuracy of every answer (%)", text.join(", "),
       { range: [-0.5, names.length - 0.5], ticks: names.map((_, k) => k),
-        show: (k) => data.answers[names[k]], label: `95 % intervals, ${now.seeds} seeds` }, shares);
+        show: (k) => data.answers[names[k]], label: `95 % intervals, ${now.seeds} seeds` }, shares(all));
     names.forEach((name, k) => {
-      const [mean, low, high] = now.accuracy[name], x = across(k);
-      const [top, bottom] = [Math.min(1, high), Math.max(ticks[0], low)].map(up);
-      element(svg, "path", { d: `M${x} ${bottom}V${top}`, stroke: style.colour, "stroke-width": 2 });
-      element(svg, "circle", { cx: x, cy: up(mean), r: name === answer ? 8 : 5, fill: style.colour });
+      const [mean, low, high] = now.accuracy[name], x = across(k), shown = name === answer;
+      const [top, bottom] = [Math.min(1, high), low].map(up);
+      element(svg, "path", { d: `M${x - 5} ${top}h10M${x - 5} ${bottom}h10M${x} ${bottom}V${top}`,
+        stroke: style.colour, "stroke-width": shown ? 3 : 1.5 });
+      element(svg, "circle", { cx: x, cy: up(mean), r: shown ? 5 : 3, fill: style.colour });
     });
   }
 
@@ -70,7 +76,7 @@
     const { across, up } = chart(svg, "Accuracy against images a class (%)",
       `With ${chosen.images} images: ${text.join(", ")}`,
       { range: [-0.1, data.images.length - 0.9], ticks: data.images.map((_, k) => k),
-        show: (k) => data.images[k], label: "" }, shares);
+        show: (k) => data.images[k], label: "" }, shares(rows.flatMap((row) => row.means)));
     rows.forEach(({ style, bold, means }, k) => {
       line(svg, means.map((mean, k) => [across(k), up(mean)]), style, bold ? 4 : 1.5);
       if (bold) element(svg, "circle", { cx: across(at), cy: up(means[at]), r: 6, fill: style.colour });
@@ -82,16 +88,13 @@
 
   function front(now, chosen) {
     const svg = find("front"), style = data.methods[chosen.method], early = now.early;
-    const axis = { range: [0.2, 1.02], ticks: [0.25, 0.5, 0.75, 1], show: (x) => 100 * x };
-    const title = "Accuracy with early exit (%)";
-    if (!early) {
-      const none = `${style.label} has one exit`;
-      chart(svg, title, none, { ...axis, label: none }, shares);
-      return;
-    }
+    svg.toggleAttribute("hidden", !early);
+    if (!early) return;
     const points = early.cost.map((cost, k) => [cost, early.accuracy[k]]), [cost, accuracy] = points[chosen.at];
-    const { across, up } = chart(svg, title, `${percent(accuracy)} for ${percent(cost)} of the full cost`,
-      { ...axis, label: "Mean cost (% of all exits)" }, shares);
+    const { across, up } = chart(svg, "Accuracy with early exit (%)",
+      `${percent(accuracy)} for ${percent(cost)} of the full cost`,
+      { range: [0.2, 1.02], ticks: [0.25, 0.5, 0.75, 1], show: (x) => 100 * x,
+        label: "Mean cost (% of all exits)" }, shares(early.accuracy));
     line(svg, points.map(([x, y]) => [across(x), up(y)]), style, 2);
     element(svg, "circle", { cx: across(cost), cy: up(accuracy), r: 6, fill: style.colour });
   }
@@ -104,7 +107,7 @@
       const exit = leaves < 0 ? exits.length : leaves + 1;
       const verdict = label === truth ? "✓" : `✗ (${data.classes[truth]})`;
       figure.querySelector("figcaption").textContent =
-        `${data.classes[label]} ${verdict}, ${Math.round(100 * sure)} %` +
+        `${data.classes[label]} ${verdict}, ${Math.round(100 * sure)}\u00a0%` +
         (exits.length > 1 ? `, exit ${exit}` : "");
     });
   }

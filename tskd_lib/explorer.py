@@ -30,9 +30,11 @@ STYLE = """
 .tskd-explorer :is(select, input) { display: block; width: 100%; }
 .tskd-explorer .views { background: #fff; color: #222; display: grid; padding: .5em;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 17em), 1fr)); gap: .5em; }
+.tskd-explorer p { margin: .8em 0; }
+.tskd-explorer svg[hidden] { display: none; }
 .tskd-explorer svg { width: 100%; aspect-ratio: 340 / 230; font: 12px sans-serif; fill: #222; }
 .tskd-explorer .samples { display: grid; gap: .4em;
-  grid-template-columns: repeat(auto-fill, minmax(5.5em, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(4.6em, 1fr)); }
 .tskd-explorer .samples figure { margin: 0; text-align: center; }
 .tskd-explorer .samples img { width: 48px; height: 48px; image-rendering: pixelated; }
 .tskd-explorer .samples figcaption { font-size: .75em; line-height: 1.3; color: #222; }
@@ -109,8 +111,8 @@ class Explorer:
             for picture, truth in zip(self.pictures, self._truths())
         )
         views += (
-            "<div><strong>Sample images</strong> (first seed): answer, confidence, and the exit "
-            f'where the image leaves<div class="samples" data-part="samples">{samples}</div></div>'
+            "<div><strong>Sample images</strong> (first seed): answer, confidence, exit"
+            f'<div class="samples" data-part="samples">{samples}</div></div>'
         )
         return (
             f"<style>{STYLE}</style>{self._without_script()}"

@@ -7,6 +7,7 @@ phone's 360 pixels are enough. A method has one colour, marker and line everywhe
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -45,7 +46,10 @@ METHODS = {
 
 
 def theme() -> None:
-    """Set the book's look for every figure from here on; done once when this is imported."""
+    """Set the book's look for every figure from here on; done once when this is imported.
+
+    Notebooks show figures at twice the resolution, which sharp screens need, and at the same size.
+    """
     sizes = dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 11)
     sizes |= dict.fromkeys(("font.size", "axes.labelsize", "figure.labelsize"), 12)
     rc = {
@@ -64,6 +68,11 @@ def theme() -> None:
         "axes.edgecolor": "#808080",
     }
     sns.set_theme(style="whitegrid", palette="colorblind", font="DejaVu Sans", rc=rc)
+    ipython = sys.modules.get("IPython")
+    if ipython and ipython.get_ipython():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")
 
 
 theme()

@@ -10,38 +10,47 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from tskd_lib import records, timing
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "book" / "welcome.md")
 READING = 150  # words a minute, with formulas and code
-EXPERIMENT = "cifar100-small"
+EXPERIMENTS = ("cifar100-few", "cifar100-small")
 
 
 def results() -> str:
     """The methods on CIFAR-100, and how the numbers were made."""
-    found = records.read_all(records.COMMITTED / EXPERIMENT)
+    return "\n\n".join(map(experiment, EXPERIMENTS))
+
+
+def experiment(name: str) -> str:
+    """The table of one experiment, between what was run and how fast it was."""
+    found = records.read_all(records.COMMITTED / name)
     table = records.frame(found)
     table = table[~table["answer"].isin(["vote majority", "vote logit", "vote geometric"])]
     students = [record for record in found if record["method"] != "teacher"]
     (teacher,) = (record for record in found if record["method"] == "teacher")
-    one, origin = students[0], students[0]["provenance"]
-    seeds = len({record["seed"] for record in students})
-    counts = ", ".join(
-        f"{record['method']} {record['cost']['images per second']:,.0f}" for record in students
-    )
+    origin, seeds = students[0]["provenance"], len({record["seed"] for record in students})
+    command = origin["command"].replace("record_", "python scripts/record_")
+    speed = pd.DataFrame([{"method": r["method"], **r["cost"]} for r in students])
+    speed = speed.groupby("method")["images per second"].median()
+
+    def seen(record: dict) -> str:
+        epochs = record["configuration"]["recipe"]["epochs"]
+        return f"{record['data']['train images']:,} images for {epochs} epochs"
+
     return "\n".join(
         [
             f"Test accuracy in percent after the last epoch, {seeds} seed{'s' * (seeds > 1)}: "
-            f"the students saw {one['data']['train images']:,} images for "
-            f"{one['configuration']['recipe']['epochs']} epochs, their teacher for "
-            f"{teacher['configuration']['recipe']['epochs']}.",
+            f"the students saw {seen(students[0])}, their teacher {seen(teacher)}.",
             "",
             records.markdown(records.summary(table)),
             "",
-            f"Made with `{origin['command']}` at commit `{origin['git commit'][:7]}` on "
-            f"{origin['hardware']}, {origin['threads']} threads, {origin['precision']}. "
-            f"Training steps, images/s: {counts}.",
+            f"Made with `{command}` at commit `{origin['git commit'][:7]}` on "
+            f"{origin['hardware']}, threads: {origin['threads']}, {origin['precision']}. Training "
+            f"steps, images/s: {', '.join(f'{m} {rate:,.0f}' for m, rate in speed.items())}.",
         ]
     )
 

@@ -8,6 +8,7 @@ from PIL import Image
 # 540 KB for drawing icons that the theme's fonts draw already
 ICON_SCRIPT = re.compile(r'\s*<script src="[^"]*/fontawesome\.js[^"]*"></script>')
 PICTURE = re.compile(r'<img (?![^>]*\b(?:width|style)=)(?=[^>]*\bsrc="([^":]+\.png)")')
+STYLED = re.compile(r'style="width: (\d+)px; height: (\d+)px;"')  # keeps no proportions
 
 
 def mended(page: str, folder: Path) -> str:
@@ -18,6 +19,7 @@ def mended(page: str, folder: Path) -> str:
             return '<img width="{}" height="{}" '.format(*picture.size)
 
     page = ICON_SCRIPT.sub("", page)
+    page = STYLED.sub(r'width="\1" height="\2"', page)
     page = PICTURE.sub(sized, page)  # the browser keeps the place free, so that nothing jumps
     page = page.replace('role="doc-biblioentry"', 'role="listitem"')  # the first is deprecated
     return page.replace("<th></th>", "<td></td>")  # pandas leaves corners empty: no headers

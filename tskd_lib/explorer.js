@@ -108,7 +108,7 @@
       const verdict = label === truth ? "✓" : `✗ (${data.classes[truth]})`;
       figure.querySelector("figcaption").textContent =
         `${data.classes[label]} ${verdict}, ${Math.round(100 * sure)}\u00a0%` +
-        (exits.length > 1 ? `, exit ${exit}` : "");
+        (exits.length > 1 ? `, exit\u00a0${exit}` : "");
     });
   }
 

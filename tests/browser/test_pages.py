@@ -11,6 +11,12 @@ BACKGROUNDS = """
   return [img.alt, style.backgroundColor, style.filter];
 })
 """
+STRETCHED = """
+[...document.querySelectorAll("article img")].filter((img) => img.offsetWidth).map((img) => {
+  const box = img.getBoundingClientRect();
+  return [img.alt, (box.width / box.height) / (img.naturalWidth / img.naturalHeight)];
+})
+"""
 MOVING = """
 [...document.querySelectorAll("*")].filter((one) => {
   const style = getComputedStyle(one);
@@ -67,6 +73,16 @@ def test_every_picture_has_a_text_and_a_size(page):
         assert text and len(text.split()) >= 3 and not text.endswith((".png", ".svg")), text
         sized = "one => one.hasAttribute('width') && one.hasAttribute('height') || one.style.width"
         assert picture.evaluate(sized), text
+
+
+def test_pictures_keep_their_proportions(page):
+    for text, stretched in page.evaluate(STRETCHED):
+        assert stretched == pytest.approx(1, abs=0.03), text
+
+
+def test_pictures_keep_their_proportions_on_a_phone(phone):
+    for text, stretched in phone.evaluate(STRETCHED):
+        assert stretched == pytest.approx(1, abs=0.03), text
 
 
 def test_pictures_stay_on_white_in_the_dark(page):

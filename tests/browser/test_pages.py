@@ -6,7 +6,7 @@ NOISE = {  # of sphinx-thebe, on every page
     "Identifier 'THEBE_JS_URL' has already been declared",
 }
 BACKGROUNDS = """
-[...document.querySelectorAll("article img")].map((img) => {
+[...document.querySelectorAll("article img:not(.tskd-explorer img)")].map((img) => {
   const style = getComputedStyle(img);
   return [img.alt, style.backgroundColor, style.filter];
 })

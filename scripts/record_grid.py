@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from record_study import ablation, command, variant
+from record_study import ablation, command, keep, variant
 
 from tskd_lib import analysis, records, study
 from tskd_lib.losses import PRESETS, Objective
@@ -47,13 +47,13 @@ def main(folder: Path) -> None:
         part.run(usual, SEEDS)
     fewest = variant(problem, folder / TERMS, name=TERMS, shots=min(IMAGES))
     fewest.run(ablation(), SEEDS)
-    for path in sorted(folder.glob("*/**/seed-*/*.record.json")):
+    keep(fewest.folder, problem.test)
+    for path in sorted(folder.glob(f"{NAME}/*/seed-*/*.record.json")):
         target = records.COMMITTED / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-        if path.is_relative_to(folder / NAME):
-            checkpoint = path.with_name(path.name.replace(".record.json", ".json"))
-            analysis.write(analysis.analyse(checkpoint, problem.test, samples), target)
+        checkpoint = path.with_name(path.name.replace(".record.json", ".json"))
+        analysis.write(analysis.analyse(checkpoint, problem.test, samples), target)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def variant(problem: study.Study, folder: Path, **changes) -> study.Study:
     return replace(problem, folder=folder, **changes)
 
 
-def keep(folder: Path, test: data.Images) -> None:
+def keep(folder: Path, test: data.Images, validation: data.Images | None = None) -> None:
     """Copy records and the study's own teacher; of the presets analyses, and networks of a seed."""
     ours, paths = records.COMMITTED / folder.name, []
     for path in folder.glob("teacher/*.record.json"):
@@ -63,7 +63,8 @@ def keep(folder: Path, test: data.Images) -> None:
         method = path.name.removesuffix(".record.json")
         target = ours / path.relative_to(folder)
         if method in PRESETS:
-            analysis.write(analysis.analyse(path.with_name(f"{method}.json"), test), target)
+            checkpoint = path.with_name(f"{method}.json")
+            analysis.write(analysis.analyse(checkpoint, test, validation=validation), target)
         networks = f"{method}[.-]*" if method in PRESETS and path.parent.name == "seed-0" else ""
         paths += path.parent.glob(networks or path.name)
     for path in paths:
@@ -84,7 +85,7 @@ def main(folder: Path, profile: str = "quick") -> None:
         chosen = variant(problem, folder / name, name=name, test=problem.validation)
         chosen.run(choices(), CHOICE_SEEDS)
         keep(chosen.folder, chosen.test)
-    keep(problem.folder, problem.test)
+    keep(problem.folder, problem.test, problem.validation)
 
 
 def command(main: Callable, arguments: list[str], choices: Sequence[str] = ()) -> None:

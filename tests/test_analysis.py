@@ -41,7 +41,8 @@ def runs(tmp_path_factory, digits):
         place = folder / f"seed-{seed}"
         experiments.run(place, "test", objectives, NETWORK, *digits, recipe, progress=False)
         for method in METHODS:
-            found = analysis.analyse(place / f"{method}.json", digits[1], PLACES, "fp32")
+            checkpoint = place / f"{method}.json"
+            found = analysis.analyse(checkpoint, digits[1], PLACES, "fp32")
             analysis.write(found, place / f"{method}.record.json")
     return folder
 
@@ -90,6 +91,21 @@ def test_a_single_exit_has_no_vote_and_no_early_exit(runs):
     found = analysis_of(runs, record)
     assert list(found["calibration"]) == ["deepest"]
     assert not {"early exit", "diversity"} & set(found)
+
+
+def test_weights_of_the_vote_are_fitted_on_the_validation_images(runs, digits):
+    checkpoint, (validation, test) = runs / "seed-1" / "byot.json", digits
+    found = analysis.analyse(checkpoint, test, PLACES, "fp32", validation)["fitted vote"]
+    network, _ = checkpoints.load_network(checkpoint)
+    weights = voting.fit_weights(predict(network, validation, "fp32"), validation.labels)
+    assert found["weights"] == pytest.approx(weights.tolist(), abs=1e-5)
+    voted = voting.vote(predict(network, test, "fp32"), "probability", weights).argmax(-1)
+    assert found["accuracy"] == pytest.approx(
+        (voted == test.labels).double().mean().item(), abs=1e-5
+    )
+    single = runs / "seed-1" / "baseline.json"
+    assert "fitted vote" not in analysis.analyse(single, test, PLACES, "fp32", validation)
+    assert "fitted vote" not in analysis_of(runs, records.read(runs / "seed-1/byot.record.json"))
 
 
 def test_missing_or_broken_analyses_are_named(tmp_path):

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tskd_lib import voting
-from tskd_lib.voting import RULES, accuracies, diversity, fit_weights, probabilities, vote
+from tskd_lib.voting import (
+    RULES,
+    accuracies,
+    ambiguity,
+    diversity,
+    fit_weights,
+    probabilities,
+    vote,
+)
 
 CASES = settings(max_examples=40, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -315,6 +323,29 @@ def test_fitting_survives_a_label_held_impossible_by_every_exit():
 
 
 # --- what each exit and vote reaches ---
+
+
+@CASES
+@given(SEEDS, SIZES, st.sampled_from([None, [3, 2, 1, 1, 1, 2], [0.1, 0.2, 0.3, 0.4, 0.1, 0.0]]))
+def test_ambiguity_is_what_the_geometric_vote_gains_whatever_the_label(seed, sizes, weights):
+    logits = draw(seed, sizes)
+    weights = weights and weights[: len(logits)]
+    each = -scipy.special.log_softmax(logits.numpy(), -1)
+    voted = -vote(logits, "geometric", weights).log().numpy()
+    gained = np.average(each, axis=0, weights=weights) - voted  # of every class, were it the label
+    expected = ambiguity(logits, weights).numpy()
+    assert (expected >= -1e-12).all()
+    np.testing.assert_allclose(gained, np.broadcast_to(expected[:, None], gained.shape), atol=1e-9)
+
+
+def test_ambiguity_of_equal_exits_is_zero_and_of_sure_opposites_is_large():
+    logits = draw(0, (1, 5, 4))
+    np.testing.assert_allclose(ambiguity(logits.expand(3, -1, -1)), 0, atol=1e-12)
+    np.testing.assert_allclose(ambiguity(logits), 0, atol=1e-12)
+    apart = torch.tensor([[[50.0, 0.0]], [[0.0, 50.0]]])
+    np.testing.assert_allclose(ambiguity(apart), 25 - np.log(2), rtol=1e-6)
+    with pytest.raises(ValueError, match="one finite weight"):
+        ambiguity(apart, [1.0])
 
 
 def test_accuracies_by_loop():

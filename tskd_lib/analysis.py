@@ -24,7 +24,11 @@ SUFFIX = ".analysis.json"
 
 
 def analyse(
-    checkpoint: Path, test: Images, samples: Sequence[int] = range(12), precision: str = "auto"
+    checkpoint: Path,
+    test: Images,
+    samples: Sequence[int] = range(12),
+    precision: str = "auto",
+    validation: Images | None = None,
 ) -> dict:
     """Early exit, calibration, diversity and sample answers of a trained network.
 
@@ -33,12 +37,15 @@ def analyse(
         test: the images.
         samples: the places of those whose answers are kept one by one.
         precision: as in `Recipe`.
+        validation: images that were not trained on, to fit the weights of a vote; or None.
 
     Returns:
         "weights sha256" and "test sha256", and then: "early exit", the columns of
         `anytime.curve` at `THRESHOLDS`; "calibration", for each exit and the vote the bins of
-        `metrics.calibration`; "diversity", the matrices of `voting.diversity`; "samples", for
-        each exit and the vote the "class" and "confidence" of every sample, after their "place".
+        `metrics.calibration`; "diversity", the matrices of `voting.diversity`; "fitted vote", the
+        weights of `voting.fit_weights` and what the vote reaches on the test images with them;
+        "samples", for each exit and the vote the "class" and "confidence" of every sample, after
+        their "place".
         Exits and vote are named as in `records.answers`.
 
     Raises:
@@ -54,6 +61,12 @@ def analyse(
         curve = anytime.curve(logits, labels, network.flops(), thresholds=THRESHOLDS)
         found["early exit"] = _plain(curve.to_dict("list"))
         found["diversity"] = _plain(voting.diversity(logits, labels)._asdict())
+        if validation is not None:
+            known = predict(network, validation, precision)
+            weights = voting.fit_weights(known, validation.labels)
+            fitted = voting.vote(logits, RULE, weights)
+            reached = float(metrics.accuracy(fitted, labels))
+            found["fitted vote"] = _plain({"weights": weights, "accuracy": reached})
     bins = {name: metrics.calibration(p, labels)._asdict() for name, p in answers.items()}
     top = {name: p[list(samples)].max(-1) for name, p in answers.items()}
     found["calibration"] = {name: _plain(values) for name, values in bins.items()}

@@ -204,6 +204,28 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return {name: hit.sum().item() / len(labels) for name, hit in hits.items()}
 
 
+def ambiguity(logits: Tensor, weights: Tensor | Sequence[float] | None = None) -> Tensor:
+    """How far the exits are apart on each image, in nats: what their geometric vote gains by it.
+
+    For every label, the NLL of the "geometric" vote is the weighted mean of the exits' NLL less
+    this number. So it needs no labels. It is 0 where all exits give the same probabilities and
+    never negative (Heskes 1997, logarithmic opinion pools; Krogh and Vedelsby 1994 named it).
+
+    Args:
+        logits: `[K, B, C]`.
+        weights: how much each exit counts, as in `vote`.
+
+    Returns:
+        `[B]`, in float32 at least.
+
+    Raises:
+        ValueError: as `vote`.
+    """
+    logits = check_logits(logits)
+    pooled = _mean(logits.log_softmax(-1), _normalised(weights, logits))
+    return -pooled.logsumexp(-1)
+
+
 class Diversity(NamedTuple):
     """How pairs of exits differ, each `[K, K]`, symmetric, float64, on the CPU.
 

@@ -9,7 +9,7 @@ book needs is then copied to tskd_lib/runs. On two cores "quick", the digits, ta
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -53,8 +53,20 @@ def variant(problem: study.Study, folder: Path, **changes) -> study.Study:
     return replace(problem, folder=folder, **changes)
 
 
-def keep(folder: Path, test: data.Images, validation: data.Images | None = None) -> None:
-    """Copy records and the study's own teacher; of the presets analyses, and networks of a seed."""
+def keep(
+    folder: Path,
+    test: data.Images,
+    validation: data.Images | None = None,
+    analysed: Collection[str] = PRESETS,
+) -> None:
+    """Copy records and the study's own teacher, analyse, and copy the presets' networks of a seed.
+
+    Args:
+        folder: of the study.
+        test: what its records are of.
+        validation: as in `analysis.analyse`.
+        analysed: the methods that get an analysis.
+    """
     ours, paths = records.COMMITTED / folder.name, []
     for path in folder.glob("teacher/*.record.json"):
         if records.read(path)["experiment"] == folder.name:
@@ -62,7 +74,7 @@ def keep(folder: Path, test: data.Images, validation: data.Images | None = None)
     for path in sorted(folder.glob("seed-*/*.record.json")):
         method = path.name.removesuffix(".record.json")
         target = ours / path.relative_to(folder)
-        if method in PRESETS:
+        if method in analysed:
             checkpoint = path.with_name(f"{method}.json")
             analysis.write(analysis.analyse(checkpoint, test, validation=validation), target)
         networks = f"{method}[.-]*" if method in PRESETS and path.parent.name == "seed-0" else ""

@@ -42,11 +42,12 @@ def main(folder: Path) -> None:
     """Train what is not in the folder yet; keep all at the end, so that git stays clean."""
     few = study.load("full")
     problem = variant(few, folder / NAME, name=NAME, test=few.validation)
+    analysed = [method for _, _, objectives in arms() for method in objectives]
     for network, epochs, objectives in arms():
         student = {**problem.student, **network}
         recipe = replace(problem.student_recipe, epochs=epochs)
         replace(problem, student=student, student_recipe=recipe).run(objectives, SEEDS)
-    keep(problem.folder, problem.test)
+    keep(problem.folder, problem.test, problem.validation, analysed)
 
 
 if __name__ == "__main__":

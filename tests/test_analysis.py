@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tskd_lib import (
     analysis,
@@ -93,7 +94,7 @@ def test_a_single_exit_has_no_vote_and_no_early_exit(runs):
     assert not {"early exit", "diversity"} & set(found)
 
 
-def test_weights_of_the_vote_are_fitted_on_the_validation_images(runs, digits):
+def test_weights_and_temperatures_are_fitted_on_the_validation_images(runs, digits):
     checkpoint, (validation, test) = runs / "seed-1" / "byot.json", digits
     found = analysis.analyse(checkpoint, test, PLACES, "fp32", validation)["fitted vote"]
     network, _ = checkpoints.load_network(checkpoint)
@@ -103,6 +104,14 @@ def test_weights_of_the_vote_are_fitted_on_the_validation_images(runs, digits):
     assert found["accuracy"] == pytest.approx(
         (voted == test.labels).double().mean().item(), abs=1e-5
     )
+    calibrated = analysis.analyse(checkpoint, test, PLACES, "fp32", validation)["calibrated"]
+    sure = predict(network, test, "fp32") / torch.tensor(calibrated["temperature"])[:, None, None]
+    assert calibrated["nll"] == pytest.approx(
+        [torch.nn.functional.cross_entropy(z, test.labels).item() for z in sure], abs=1e-4
+    )
+    voted = torch.nn.functional.nll_loss(sure.log_softmax(-1).mean(0).log_softmax(-1), test.labels)
+    gained = sum(calibrated["nll"]) / len(sure) - voted.item()
+    assert calibrated["ambiguity"] == pytest.approx(gained, abs=1e-4)
     single = runs / "seed-1" / "baseline.json"
     assert "fitted vote" not in analysis.analyse(single, test, PLACES, "fp32", validation)
     assert "fitted vote" not in analysis_of(runs, records.read(runs / "seed-1/byot.record.json"))

@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tskd_lib.metrics import accuracy, calibration, interval, nll, paired, prediction
+from tskd_lib.metrics import (
+    accuracy,
+    calibration,
+    fit_temperature,
+    interval,
+    nll,
+    paired,
+    prediction,
+)
 from tskd_lib.voting import probabilities, vote
 
 CASES = settings(max_examples=40, deadline=None)
@@ -150,6 +158,34 @@ def test_votes_are_probabilities():
 
 
 # --- over seeds ---
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_temperature_is_that_which_the_labels_were_drawn_with(true):
+    logits = draw(2, (50_000, 6), 2 * true)
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.multinomial((logits / true).softmax(-1), 1, generator=generator)[:, 0]
+    assert fit_temperature(logits, labels) == pytest.approx(true, rel=0.02)
+
+
+@CASES
+@given(SEEDS)
+def test_no_other_temperature_makes_the_labels_more_likely(seed):
+    logits, labels = draw(seed), draw_labels(seed)
+    logits[range(200), labels] += 1.0
+    fitted = fit_temperature(logits, labels)
+    best = nll(probabilities(logits / fitted), labels)
+    for factor in (0.5, 0.99, 1.01, 2.0):
+        assert best < nll(probabilities(logits / (fitted * factor)), labels)
+
+
+def test_temperature_stays_within_its_bounds_and_wants_logits():
+    labels = draw_labels()
+    right = 0.1 * torch.nn.functional.one_hot(labels, 6).double()
+    assert fit_temperature(right, labels) == pytest.approx(0.01, rel=0.01)
+    assert fit_temperature(-right, labels) == pytest.approx(100, rel=0.01)
+    with pytest.raises(ValueError, match="give floating-point logits"):
+        fit_temperature(right.int(), labels)
 
 
 def test_interval_against_scipy():

@@ -37,15 +37,16 @@ def analyse(
         test: the images.
         samples: the places of those whose answers are kept one by one.
         precision: as in `Recipe`.
-        validation: images that were not trained on, to fit the weights of a vote; or None.
+        validation: images that were not trained on, to fit weights and temperatures; or None.
 
     Returns:
         "weights sha256" and "test sha256", and then: "early exit", the columns of
         `anytime.curve` at `THRESHOLDS`; "calibration", for each exit and the vote the bins of
         `metrics.calibration`; "diversity", the matrices of `voting.diversity`; "fitted vote", the
         weights of `voting.fit_weights` and what the vote reaches on the test images with them;
-        "samples", for each exit and the vote the "class" and "confidence" of every sample, after
-        their "place".
+        "calibrated", the temperature of each exit by `metrics.fit_temperature`, and with it the
+        NLL and the mean `voting.ambiguity` of the exits on the test images; "samples", for each
+        exit and the vote the "class" and "confidence" of every sample, after their "place".
         Exits and vote are named as in `records.answers`.
 
     Raises:
@@ -67,6 +68,15 @@ def analyse(
             fitted = voting.vote(logits, RULE, weights)
             reached = float(metrics.accuracy(fitted, labels))
             found["fitted vote"] = _plain({"weights": weights, "accuracy": reached})
+            warmth = [metrics.fit_temperature(z, validation.labels) for z in known]
+            sure = torch.stack([z / t for z, t in zip(logits, warmth)])
+            found["calibrated"] = _plain(
+                {
+                    "temperature": warmth,
+                    "nll": metrics.nll(voting.probabilities(sure), labels),
+                    "ambiguity": voting.ambiguity(sure).mean().item(),
+                }
+            )
     bins = {name: metrics.calibration(p, labels)._asdict() for name, p in answers.items()}
     top = {name: p[list(samples)].max(-1) for name, p in answers.items()}
     found["calibration"] = {name: _plain(values) for name, values in bins.items()}

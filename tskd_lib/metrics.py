@@ -1,21 +1,23 @@
 """How good answers are, and how sure a difference is.
 
-The first three functions measure one set of answers: accuracy, negative log-likelihood,
-calibration. The last two say what several seeds show: an interval for a mean, and for the
-mean difference of two methods that were run with the same seeds.
+The first functions measure one set of answers: accuracy, negative log-likelihood,
+calibration, and the temperature that mends it. The last ones say what several seeds show: an
+interval for a mean, and for the mean difference of two methods that were run with the same seeds.
 
 Probabilities come from `voting.vote`, or from `voting.probabilities(logits)` for exits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .voting import check_labels
+from .voting import check_labels, check_logits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,6 +119,31 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibr
     total = torch.bincount(index, confidence, minlength=bins)
     ece = (hits - total).abs().sum().item() / len(labels)
     return Calibration(ece, edges, total / count, hits / count, count)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature from 0.01 to 100 that makes the labels most likely (Guo et al. 2017).
+
+    Dividing the logits by it makes the answers as sure as they should be on the whole, and changes
+    no answer. The NLL is convex in 1 / T, so the one minimum is found by a bounded search.
+
+    Args:
+        logits: `[N, C]`, of images that were not trained on.
+        labels: `[N]`.
+
+    Raises:
+        ValueError: logits or labels of the wrong shape, type or range.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits = check_logits(logits[None]).detach().cpu().double()[0]
+    labels = check_labels(labels, logits)
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
+
+    ends = math.log(0.01), math.log(100)
+    return math.exp(minimize_scalar(loss, bounds=ends, method="bounded").x)
 
 
 class Interval(NamedTuple):

@@ -4,7 +4,7 @@
 
 FOLDER gets networks and records, and can be given again after an interruption; what the
 book needs is then copied to tskd_lib/runs. On two cores "quick", the digits, takes half an hour.
-"full", CIFAR-100 in `data`, takes some hours: first the methods, then the ablation.
+"full", CIFAR-100 in `data`, takes two to three hours; `record_why.py` has the ablation there.
 """
 
 import shutil
@@ -58,14 +58,16 @@ def keep(
     test: data.Images,
     validation: data.Images | None = None,
     analysed: Collection[str] = PRESETS,
+    networks: Collection[str] = PRESETS,
 ) -> None:
-    """Copy records and the study's own teacher, analyse, and copy the presets' networks of a seed.
+    """Copy the study's records, its own teacher and some networks; analyse.
 
     Args:
         folder: of the study.
         test: what its records are of.
         validation: as in `analysis.analyse`.
         analysed: the methods that get an analysis.
+        networks: the methods of which the network of the first seed is kept.
     """
     ours, paths = records.COMMITTED / folder.name, []
     for path in folder.glob("teacher/*.record.json"):
@@ -77,8 +79,8 @@ def keep(
         if method in analysed:
             checkpoint = path.with_name(f"{method}.json")
             analysis.write(analysis.analyse(checkpoint, test, validation=validation), target)
-        networks = f"{method}[.-]*" if method in PRESETS and path.parent.name == "seed-0" else ""
-        paths += path.parent.glob(networks or path.name)
+        whole = method in networks and path.parent.name == "seed-0"
+        paths += path.parent.glob(f"{method}[.-]*" if whole else path.name)
     for path in paths:
         target = ours / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +92,9 @@ def main(folder: Path, profile: str = "quick") -> None:
     problem = study.load(profile)
     problem = replace(problem, folder=folder / problem.name)
     problem.train_teacher(problem.folder / "teacher")
-    for objectives in (PRESETS, ablation()):
-        problem.run(objectives, SEEDS[profile])
+    problem.run(PRESETS, SEEDS[profile])
     if profile == "quick":
+        problem.run(ablation(), SEEDS[profile])
         name = f"{problem.name}-validation"
         chosen = variant(problem, folder / name, name=name, test=problem.validation)
         chosen.run(choices(), CHOICE_SEEDS)

@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
         student = {**problem.student, **network}
         recipe = replace(problem.student_recipe, epochs=epochs)
         replace(problem, student=student, student_recipe=recipe).run(objectives, SEEDS)
-    keep(problem.folder, problem.test, problem.validation, analysed)
+    keep(problem.folder, problem.test, problem.validation, analysed, networks=())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The chapters' shared problem: its parts do not overlap, its runs are kept and held to ours."""
 
 import dataclasses
+import json
 
 import joblib
 import pandas as pd
 import pytest
 import record_cifar
+import record_shots
 import record_study
+import record_why
 import torch
 
 from tskd_lib import analysis, data, experiments, metrics, records, study
@@ -188,8 +191,74 @@ def test_what_the_book_needs_is_kept(small, tmp_path, monkeypatch):
     assert digests == set(analysis.read_all(library))
 
 
-def test_cifar_comparison_takes_the_settings_that_validation_chose(small, tmp_path, monkeypatch):
-    library, mine = tmp_path / "library", tmp_path / "mine"
+@pytest.fixture
+def own_teacher(small):
+    """The small problem with a teacher of its own, as the library has none for it."""
+    recipe = dataclasses.replace(small.teacher_recipe, epochs=1, precision="fp32")
+    return dataclasses.replace(small, teacher_network=small.student, teacher_recipe=recipe)
+
+
+def test_arms_on_validation_images_change_networks_and_epochs(own_teacher, tmp_path, monkeypatch):
+    library, few = tmp_path / "library", own_teacher
+    arms = [({}, 1, {"kd": PRESETS["kd"]}), ({"width": 0.25}, 2, {"thin": PRESETS["multi_exit"]})]
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(study, "load", {"full": few}.get)
+    monkeypatch.setattr(record_why, "arms", lambda: iter(arms))
+    monkeypatch.setattr(record_why, "SEEDS", range(2))
+    record_why.main(tmp_path / "mine")
+    found = {(r["method"], r["seed"]): r for r in records.read_all(library / record_why.NAME)}
+    assert set(found) == {(method, seed) for method in ("kd", "thin") for seed in range(2)}
+    for (method, _), record in found.items():
+        assert record["data"]["test sha256"] == few.validation.checksum()
+        assert record["configuration"]["recipe"]["epochs"] == (1 if method == "kd" else 2)
+        assert record["configuration"]["network"]["width"] == (0.5 if method == "kd" else 0.25)
+    analyses = analysis.read_all(library)
+    assert all("calibrated" in analyses[found["thin", s]["weights sha256"]] for s in range(2))
+    assert not list(library.rglob("*.safetensors"))
+
+
+def test_our_arms_on_validation_images_are_those_of_the_script():
+    found = records.read_all(records.COMMITTED / record_why.NAME)
+    wanted = {
+        (method, seed): (network, epochs, objective)
+        for network, epochs, objectives in record_why.arms()
+        for method, objective in objectives.items()
+        for seed in record_why.SEEDS
+    }
+    assert {(r["method"], r["seed"]) for r in found} <= set(wanted)
+    usual = {"width": 0.25, "strength": "byot"}
+    for record in found:
+        network, epochs, objective = wanted[record["method"], record["seed"]]
+        configuration = record["configuration"]
+        assert configuration["recipe"]["epochs"] == epochs
+        assert {**usual, **network}.items() <= configuration["network"].items()
+        settings = json.loads(json.dumps(objective.settings()))
+        assert configuration["objective"] == settings
+
+
+def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):
+    library = tmp_path / "library"
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(study, "load", {"full": own_teacher}.get)
+    monkeypatch.setattr(record_shots, "EPOCHS", {5: 2, 10: 1})
+    monkeypatch.setattr(record_shots, "PRESETS", {m: PRESETS[m] for m in ("baseline", "kd")})
+    monkeypatch.setattr(record_shots, "SEEDS", range(2))
+    record_shots.main(tmp_path / "mine")
+    for shots, epochs in {5: 2, 10: 1}.items():
+        found = records.read_all(library / f"cifar100-{shots}")
+        assert {(r["method"], r["seed"]) for r in found} == {
+            (method, seed) for method in ("baseline", "kd") for seed in range(2)
+        }
+        for record in found:
+            assert record["data"]["train images"] == 10 * shots
+            assert record["configuration"]["recipe"]["epochs"] == epochs
+    assert not list(library.rglob("*.safetensors"))
+
+
+def test_cifar_comparison_takes_the_settings_that_validation_chose(
+    own_teacher, tmp_path, monkeypatch
+):
+    library, mine, few = tmp_path / "library", tmp_path / "mine", own_teacher
     settings = {"baseline": ("weight_decay", (0.0, 1.0)), "tskd": ("self_", (0.0, 0.1))}
     monkeypatch.setattr(records, "COMMITTED", library)
     for name, value in {
@@ -200,8 +269,6 @@ def test_cifar_comparison_takes_the_settings_that_validation_chose(small, tmp_pa
         "SEEDS": range(2),
     }.items():
         monkeypatch.setattr(record_cifar, name, value)
-    recipe = dataclasses.replace(small.teacher_recipe, epochs=1, precision="fp32")
-    few = dataclasses.replace(small, teacher_network=small.student, teacher_recipe=recipe)
     every = data.load("digits")
     monkeypatch.setattr(study, "load", {"full": few}.get)
     monkeypatch.setattr(data, "load", {"cifar100": every}.get)

@@ -35,14 +35,20 @@ STUDENTS = f"compare --methods baseline kd --teacher teacher/baseline.json {PLAI
 NORMED = f"train {COMMON} --per-class 40 --network resnet8 --width 0.5 --epochs 12 --out normed"
 
 
-def start(folder, *commands):
+TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node 2"
+ACCELERATE = (
+    "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+    "--mixed_precision no --dynamo_backend no"
+)
+
+
+def start(folder, *commands, launch=TORCHRUN):
     """The commands in two processes on the CPU, with what they print in two files."""
     folder.mkdir(exist_ok=True)
     (folder / "script.py").write_text(SCRIPT)
-    launch = "-m torch.distributed.run --standalone --nproc-per-node 2 script.py"
     with open(folder / "stdout", "w") as out, open(folder / "stderr", "w") as err:
         return subprocess.Popen(
-            [sys.executable, *launch.split(), *commands],
+            [sys.executable, *launch.split(), "script.py", *commands],
             cwd=folder,
             stdout=out,
             stderr=err,
@@ -89,6 +95,15 @@ def test_with_batch_norm_two_processes_reach_the_accuracy_of_one(one, two):
         for folder in (one, two)
     )
     assert alone > 0.9 and shared == pytest.approx(alone, abs=0.05)
+
+
+def test_accelerate_launch_does_what_torchrun_does(two, tmp_path):
+    finish(start(tmp_path, TEACHER, launch=ACCELERATE), tmp_path)
+    shared, alike = (
+        records.read(folder / "teacher/baseline.record.json") for folder in (two, tmp_path)
+    )
+    assert alike["provenance"]["processes"] == 2
+    assert alike["weights sha256"] == shared["weights sha256"]
 
 
 def test_two_processes_print_once_and_leave_what_one_leaves(one, two):

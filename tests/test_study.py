@@ -198,42 +198,51 @@ def own_teacher(small):
     return dataclasses.replace(small, teacher_network=small.student, teacher_recipe=recipe)
 
 
-def test_arms_on_validation_images_change_networks_and_epochs(own_teacher, tmp_path, monkeypatch):
+def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path, monkeypatch):
     library, few = tmp_path / "library", own_teacher
-    arms = [({}, 1, {"kd": PRESETS["kd"]}), ({"width": 0.25}, 2, {"thin": PRESETS["multi_exit"]})]
+    few = dataclasses.replace(few, student_recipe=dataclasses.replace(few.student_recipe, epochs=2))
+    arms = [({}, {"kd": PRESETS["kd"]}), ({"width": 0.25}, {"thin": PRESETS["multi_exit"]})]
     monkeypatch.setattr(records, "COMMITTED", library)
     monkeypatch.setattr(study, "load", {"full": few}.get)
-    monkeypatch.setattr(record_why, "arms", lambda: iter(arms))
-    monkeypatch.setattr(record_why, "SEEDS", range(2))
+    changes = {"arms": lambda: arms, "SEEDS": range(2), "EPOCHS": 1, "RESIDUAL": "thin"}
+    for name, value in changes.items():
+        monkeypatch.setattr(record_why, name, value)
     record_why.main(tmp_path / "mine")
-    found = {(r["method"], r["seed"]): r for r in records.read_all(library / record_why.NAME)}
-    assert set(found) == {(method, seed) for method in ("kd", "thin") for seed in range(2)}
-    for (method, _), record in found.items():
-        assert record["data"]["test sha256"] == few.validation.checksum()
-        assert record["configuration"]["recipe"]["epochs"] == (1 if method == "kd" else 2)
-        assert record["configuration"]["network"]["width"] == (0.5 if method == "kd" else 0.25)
-    analyses = analysis.read_all(library)
-    assert all("calibrated" in analyses[found["thin", s]["weights sha256"]] for s in range(2))
+    for name, methods, images, epochs in (
+        (record_why.EXPLORED, ("kd", "thin"), few.validation, 1),
+        (record_why.CONFIRMED, ("thin",), few.test, 2),
+    ):
+        found = {(r["method"], r["seed"]): r for r in records.read_all(library / name)}
+        assert set(found) == {(method, seed) for method in methods for seed in range(2)}
+        analyses = analysis.read_all(library / name)
+        for (method, _), record in found.items():
+            assert record["data"]["test sha256"] == images.checksum()
+            assert record["configuration"]["recipe"]["epochs"] == epochs
+            assert record["configuration"]["network"]["width"] == (0.5 if method == "kd" else 0.25)
+            assert ("calibrated" in analyses[record["weights sha256"]]) == (method == "thin")
     assert not list(library.rglob("*.safetensors"))
 
 
-def test_our_arms_on_validation_images_are_those_of_the_script():
-    found = records.read_all(records.COMMITTED / record_why.NAME)
-    wanted = {
-        (method, seed): (network, epochs, objective)
-        for network, epochs, objectives in record_why.arms()
+def test_our_arms_are_those_of_the_script():
+    arms = {
+        method: (network, objective)
+        for network, objectives in record_why.arms()
         for method, objective in objectives.items()
-        for seed in record_why.SEEDS
     }
-    assert {(r["method"], r["seed"]) for r in found} <= set(wanted)
-    usual = {"width": 0.25, "strength": "byot"}
-    for record in found:
-        network, epochs, objective = wanted[record["method"], record["seed"]]
-        configuration = record["configuration"]
-        assert configuration["recipe"]["epochs"] == epochs
-        assert {**usual, **network}.items() <= configuration["network"].items()
-        settings = json.loads(json.dumps(objective.settings()))
-        assert configuration["objective"] == settings
+    for name, methods, epochs in (
+        (record_why.EXPLORED, set(arms), record_why.EPOCHS),
+        (record_why.CONFIRMED, {record_why.RESIDUAL, record_why.WIDE}, 30),
+    ):
+        found = records.read_all(records.COMMITTED / name)
+        wanted = {(method, seed) for method in methods for seed in record_why.SEEDS}
+        assert {(r["method"], r["seed"]) for r in found} == wanted
+        for record in found:
+            network, objective = arms[record["method"]]
+            configuration = record["configuration"]
+            assert configuration["recipe"]["epochs"] == epochs
+            usual = {"width": 0.25, "strength": "byot", **network}
+            assert usual.items() <= configuration["network"].items()
+            assert configuration["objective"] == json.loads(json.dumps(objective.settings()))
 
 
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):

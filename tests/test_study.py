@@ -201,11 +201,14 @@ def own_teacher(small):
 def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path, monkeypatch):
     library, few = tmp_path / "library", own_teacher
     few = dataclasses.replace(few, student_recipe=dataclasses.replace(few.student_recipe, epochs=2))
-    arms = [({}, {"kd": PRESETS["kd"]}), ({"width": 0.25}, {"thin": PRESETS["multi_exit"]})]
+    thin = {"width": 0.25}, {"thin": PRESETS["multi_exit"]}
+    arms = {
+        record_why.EXPLORED: [({}, {"kd": PRESETS["kd"]}), thin],
+        record_why.CONFIRMED: [thin],
+    }
     monkeypatch.setattr(records, "COMMITTED", library)
     monkeypatch.setattr(study, "load", {"full": few}.get)
-    changes = {"arms": lambda: arms, "SEEDS": range(2), "EPOCHS": 1, "RESIDUAL": "thin"}
-    for name, value in changes.items():
+    for name, value in {"ARMS": arms, "SEEDS": range(2), "EPOCHS": 1}.items():
         monkeypatch.setattr(record_why, name, value)
     record_why.main(tmp_path / "mine")
     for name, methods, images, epochs in (
@@ -224,22 +227,16 @@ def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path
 
 
 def test_our_arms_are_those_of_the_script():
-    arms = {
-        method: (network, objective)
-        for network, objectives in record_why.arms()
-        for method, objective in objectives.items()
-    }
-    for name, methods, epochs in (
-        (record_why.EXPLORED, set(arms), record_why.EPOCHS),
-        (record_why.CONFIRMED, {record_why.RESIDUAL, record_why.WIDE}, 30),
-    ):
+    epochs = {record_why.EXPLORED: record_why.EPOCHS, record_why.CONFIRMED: 30}
+    for name, arms in record_why.ARMS.items():
         found = records.read_all(records.COMMITTED / name)
-        wanted = {(method, seed) for method in methods for seed in record_why.SEEDS}
+        arms = {method: (network, goals[method]) for network, goals in arms for method in goals}
+        wanted = {(method, seed) for method in arms for seed in record_why.SEEDS}
         assert {(r["method"], r["seed"]) for r in found} == wanted
         for record in found:
             network, objective = arms[record["method"]]
             configuration = record["configuration"]
-            assert configuration["recipe"]["epochs"] == epochs
+            assert configuration["recipe"]["epochs"] == epochs[name]
             usual = {"width": 0.25, "strength": "byot", **network}
             assert usual.items() <= configuration["network"].items()
             assert configuration["objective"] == json.loads(json.dumps(objective.settings()))

@@ -159,6 +159,13 @@ def test_a_method_of_the_readers_own_is_told_from_the_preset_it_grew_from(tmp_pa
         experiments.run(tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False)
 
 
+def test_a_method_whose_name_would_be_a_folder_is_refused(tmp_path, digits):
+    with pytest.raises(ValueError, match="'kd width=24/64': its name becomes that of a file"):
+        objectives = {"kd width=24/64": PRESETS["baseline"]}
+        experiments.run(tmp_path, "test", objectives, NETWORK, *digits, RECIPE, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_many_methods_with_long_names_train_side_by_side(tmp_path, digits):
     goals = {f"{'a long name ' * 10}{i}": PRESETS["baseline"] for i in range(3)}
     found = experiments.run(tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False)

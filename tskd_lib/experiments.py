@@ -81,12 +81,18 @@ def run(
         The records, in the order of the objectives.
 
     Raises:
-        ValueError: for a teacher of other classes, and as `training.fit`.
+        ValueError: for a method's name that no file can have, a teacher of other classes, and as
+            `training.fit`.
         records.RecordError: where the folder has a record of other settings.
         checkpoints.CheckpointError: for a damaged teacher or state.
         training.TrainingDiverged: for a loss that is not finite.
     """
     folder = Path(folder)
+    for method in objectives:
+        if Path(method).name != method:
+            raise ValueError(
+                f"got the method {method!r}: its name becomes that of a file, so use no /"
+            )
     paths = {method: folder / f"{method}.record.json" for method in objectives}
     state = folder / next(iter(objectives)) / "state.json"
     started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}

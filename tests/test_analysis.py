@@ -42,8 +42,7 @@ def runs(tmp_path_factory, digits):
         place = folder / f"seed-{seed}"
         experiments.run(place, "test", objectives, NETWORK, *digits, recipe, progress=False)
         for method in METHODS:
-            checkpoint = place / f"{method}.json"
-            found = analysis.analyse(checkpoint, digits[1], PLACES, "fp32")
+            found = analysis.analyse(place / f"{method}.json", digits[1], PLACES, "fp32")
             analysis.write(found, place / f"{method}.record.json")
     return folder
 
@@ -96,7 +95,8 @@ def test_a_single_exit_has_no_vote_and_no_early_exit(runs):
 
 def test_weights_and_temperatures_are_fitted_on_the_validation_images(runs, digits):
     checkpoint, (validation, test) = runs / "seed-1" / "byot.json", digits
-    found = analysis.analyse(checkpoint, test, PLACES, "fp32", validation)["fitted vote"]
+    look = analysis.analyse(checkpoint, test, PLACES, "fp32", validation)
+    found, calibrated = look["fitted vote"], look["calibrated"]
     network, _ = checkpoints.load_network(checkpoint)
     weights = voting.fit_weights(predict(network, validation, "fp32"), validation.labels)
     assert found["weights"] == pytest.approx(weights.tolist(), abs=1e-5)
@@ -104,7 +104,6 @@ def test_weights_and_temperatures_are_fitted_on_the_validation_images(runs, digi
     assert found["accuracy"] == pytest.approx(
         (voted == test.labels).double().mean().item(), abs=1e-5
     )
-    calibrated = analysis.analyse(checkpoint, test, PLACES, "fp32", validation)["calibrated"]
     sure = predict(network, test, "fp32") / torch.tensor(calibrated["temperature"])[:, None, None]
     assert calibrated["nll"] == pytest.approx(
         [torch.nn.functional.cross_entropy(z, test.labels).item() for z in sure], abs=1e-4

@@ -7,6 +7,7 @@ import joblib
 import pandas as pd
 import pytest
 import record_cifar
+import record_settings
 import record_shots
 import record_study
 import record_why
@@ -240,6 +241,66 @@ def test_our_arms_are_those_of_the_script():
             usual = {"width": 0.25, "strength": "byot", **network}
             assert usual.items() <= configuration["network"].items()
             assert configuration["objective"] == json.loads(json.dumps(objective.settings()))
+
+
+def test_a_change_of_the_settings_is_one_change():
+    for name, arm in record_settings.arms().items():
+        preset, own = PRESETS[name.split()[0]].settings(), arm.settings()
+        changed = {key for key, value in own.items() if preset.get(key, value) != value}
+        added = own.keys() - preset.keys() - {"class"}
+        (setting,) = changed | added
+        value = own[setting]
+        value = len(value) if setting == "exits" else value
+        assert name.split("=")[1] == f"{value:g}"
+
+
+def test_weight_of_the_shallow_exits():
+    torch.manual_seed(0)
+    logits, features = torch.randn(3, 8, 5), torch.randn(3, 8, 4)
+    labels, teacher = torch.randint(5, (8,)), torch.randn(8, 5)
+    preset = PRESETS["tskd"].settings()
+    whole = PRESETS["tskd"](logits, features, labels, teacher)
+    deepest = PRESETS["tskd"](logits[-1:], features[-1:], labels, teacher)
+    for weight in (0.0, 0.3, 1.0):
+        terms = record_settings.Shallow(**preset, shallow=weight)(logits, features, labels, teacher)
+        assert terms.keys() == whole.keys()
+        for term, loss in terms.items():
+            alone = deepest.get(term, torch.tensor(0.0))
+            torch.testing.assert_close(loss, alone + weight * (whole[term] - alone))
+        assert terms["total"].item() == pytest.approx(sum(terms.values()).item() / 2)
+
+
+def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp_path, monkeypatch):
+    library, few, shallow = tmp_path / "library", own_teacher, record_settings.Shallow
+    arms = {"tskd shallow=0.3": shallow(**PRESETS["multi_exit"].settings(), shallow=0.3)}
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(study, "load", {"full": few}.get)
+    for name, value in {
+        "arms": lambda: arms,
+        "SEEDS": range(2),
+        "EPOCHS": 1,
+        "LONG": 2,
+        "TEACHERS": {"weak": 0.25},
+        "TEACHER_EPOCHS": 1,
+    }.items():
+        monkeypatch.setattr(record_settings, name, value)
+    record_settings.main(tmp_path / "mine")
+    found = records.read_all(library / record_settings.NAME)
+    assert {(r["method"], r["configuration"]["recipe"]["epochs"]) for r in found} == {
+        ("tskd shallow=0.3", 1),
+        ("tskd epochs=2", 2),
+        ("kd epochs=2", 2),
+    }
+    weak = records.read_all(library / "cifar100-few-weak")
+    (teacher,) = (r for r in weak if r["method"] == "teacher")
+    assert teacher["configuration"]["network"]["width"] == 0.25
+    assert teacher["data"]["test sha256"] == few.test.checksum()
+    students = [r for r in weak if r["method"] != "teacher"]
+    assert {r["configuration"]["teacher"] for r in students} == {teacher["weights sha256"]}
+    for record in [*found, *students]:
+        assert record["data"]["test sha256"] == few.validation.checksum()
+    digests = {r["weights sha256"] for r in [*found, *students]}
+    assert digests == set(analysis.read_all(library))
 
 
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):

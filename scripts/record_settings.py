@@ -39,15 +39,13 @@ class Shallow(Objective):
 
 
 def arms() -> dict[str, Objective]:
-    """TSKD with one change each; KD with other temperatures."""
-    tskd, found = PRESETS["tskd"], {}
-    for method in ("tskd", "kd"):
-        for t in (1.0, 2.0, 8.0):
-            found[f"{method} T={t:g}"] = replace(PRESETS[method], temperature=t)
+    """TSKD with one change each."""
+    tskd = PRESETS["tskd"]
+    found = {f"tskd T={t:g}": replace(tskd, temperature=t) for t in (1.0, 2.0, 8.0)}
     found |= {f"tskd exits={len(e)}": replace(tskd, exits=e) for e in ((2, 4), (2, 3, 4))}
-    found |= {f"tskd self={w:g}": replace(tskd, self_=w) for w in (1.0, 3.0)}
-    found |= {f"tskd feature={w:g}": replace(tskd, feature=w) for w in (0.001, 0.1)}
-    found |= {f"tskd shallow={w:g}": Shallow(**tskd.settings(), shallow=w) for w in (0.1, 0.3)}
+    found["tskd self=1"] = replace(tskd, self_=1.0)
+    found["tskd feature=0.1"] = replace(tskd, feature=0.1)
+    found["tskd shallow=0.3"] = Shallow(**tskd.settings(), shallow=0.3)
     return found
 
 

@@ -279,18 +279,13 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
         "arms": lambda: arms,
         "SEEDS": range(2),
         "EPOCHS": 1,
-        "LONG": 2,
         "TEACHERS": {"weak": 0.25},
         "TEACHER_EPOCHS": 1,
     }.items():
         monkeypatch.setattr(record_settings, name, value)
     record_settings.main(tmp_path / "mine")
     found = records.read_all(library / record_settings.NAME)
-    assert {(r["method"], r["configuration"]["recipe"]["epochs"]) for r in found} == {
-        ("tskd shallow=0.3", 1),
-        ("tskd epochs=2", 2),
-        ("kd epochs=2", 2),
-    }
+    assert [r["method"] for r in found] == 2 * ["tskd shallow=0.3"]
     weak = records.read_all(library / "cifar100-few-weak")
     (teacher,) = (r for r in weak if r["method"] == "teacher")
     assert teacher["configuration"]["network"]["width"] == 0.25

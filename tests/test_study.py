@@ -298,6 +298,24 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
     assert digests == set(analysis.read_all(library))
 
 
+def test_our_settings_are_those_of_the_script():
+    arms = record_settings.arms()
+    found = records.read_all(records.COMMITTED / record_settings.NAME)
+    wanted = {(method, seed) for method in arms for seed in record_settings.SEEDS}
+    assert {(r["method"], r["seed"]) for r in found} == wanted
+    for record in found:
+        assert record["configuration"]["recipe"]["epochs"] == record_settings.EPOCHS
+        settings = json.loads(json.dumps(arms[record["method"]].settings()))
+        assert record["configuration"]["objective"] == settings
+    for strength, width in record_settings.TEACHERS.items():
+        weak = records.read_all(records.COMMITTED / f"cifar100-few-{strength}")
+        (teacher,) = (r for r in weak if r["method"] == "teacher")
+        assert teacher["configuration"]["network"]["width"] == width
+        assert teacher["configuration"]["recipe"]["epochs"] == record_settings.TEACHER_EPOCHS
+        students = {(r["method"], r["seed"]) for r in weak if r is not teacher}
+        assert students == {(m, seed) for m in ("kd", "tskd") for seed in record_settings.SEEDS}
+
+
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):
     library = tmp_path / "library"
     monkeypatch.setattr(records, "COMMITTED", library)

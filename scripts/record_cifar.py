@@ -29,7 +29,8 @@ SETTINGS = {
     "byot": ("self_", (0.0, 0.1, 0.3)),
     "tskd": ("self_", (0.0, 0.1, 0.3)),
 }
-SEARCH_EPOCHS, TEACHER_EPOCHS, SEEDS = 10, 60, range(3)
+SEARCH_EPOCHS, SEEDS = 10, range(3)
+TEACHER, TEACHER_TRAINING = {"name": "resnet18", "width": 0.5}, {"compile": True}
 
 
 def trials(recipe: Recipe) -> dict[str, tuple[Objective, Recipe]]:
@@ -65,6 +66,20 @@ def best(found: list[dict]) -> dict[str, str]:
     return {r["method"].split()[0]: r["method"] for r in sorted(found, key=quality)}
 
 
+def whole(few: study.Study, folder: Path) -> study.Study:
+    """The problem with all training images, and a teacher of two blocks a stage."""
+    train, _ = data.load("cifar100")
+    return replace(
+        few,
+        name=NAME,
+        train=train,
+        shots=int(train.labels.bincount().min()),
+        teacher_network=TEACHER,
+        teacher_recipe=replace(few.teacher_recipe, **TEACHER_TRAINING),
+        folder=folder / NAME,
+    )
+
+
 def main(folder: Path) -> None:
     """Search, then compare; what is in the folder already is not run again."""
     few = study.load("full")
@@ -73,18 +88,10 @@ def main(folder: Path) -> None:
     tried = trials(replace(few.student_recipe, epochs=SEARCH_EPOCHS))
     run(search, tried, range(1))
     chosen = best(records.read_all(search.folder / "seed-0"))
-    train, _ = data.load("cifar100")
-    full = replace(
-        few,
-        name=NAME,
-        train=train,
-        shots=int(train.labels.bincount().min()),
-        teacher_recipe=replace(few.teacher_recipe, epochs=TEACHER_EPOCHS),
-        folder=folder / NAME,
-    )
+    full = whole(few, folder)
     full.train_teacher(full.folder / "teacher")
-    whole = trials(few.student_recipe)
-    run(full, {method: whole[name] for method, name in chosen.items()}, SEEDS)
+    arms = trials(few.student_recipe)
+    run(full, {method: arms[name] for method, name in chosen.items()}, SEEDS)
     keep(search.folder, search.test)
     keep(full.folder, full.test)
 

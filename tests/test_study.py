@@ -345,7 +345,8 @@ def test_cifar_comparison_takes_the_settings_that_validation_chose(
         "RATES": (0.1, 1e-6),
         "SETTINGS": settings,
         "SEARCH_EPOCHS": 2,
-        "TEACHER_EPOCHS": 1,
+        "TEACHER": few.teacher_network,
+        "TEACHER_TRAINING": {"epochs": 1},
         "SEEDS": range(2),
     }.items():
         monkeypatch.setattr(record_cifar, name, value)

@@ -227,6 +227,7 @@ def test_paired_against_scipy():
     draws = rng.choice(a - b, (20_000, 12)).mean(1)
     low, high = np.quantile(draws, [0.05, 0.95])
     assert (result.bootstrap_low, result.bootstrap_high) == pytest.approx((low, high), abs=2e-4)
+    assert paired([2, 4, 9], [1, 4, 7]).text() == "+1.0 (-1.5 to +3.5)"
 
 
 def test_paired_is_reproducible_and_changes_sign_with_the_order():

@@ -263,7 +263,8 @@ def test_readme_tells_the_disk_space():
 def test_every_mention_of_the_address_is_that_of_the_configuration(committed):
     owner, name = set_repository.current(ROOT)
     notebooks = {path for path in committed if path.endswith(".ipynb")}
-    for path in {"README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml"} | notebooks:
+    texts = {"_config.yml", "README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml"}
+    for path in texts | notebooks:
         # a chapter may cite the code of others; it installs ours
         prefix = r"git\+https://" if path in notebooks else r"(?<!\.)"
         found = re.findall(prefix + r"github(?:\.com)?/([\w-]+/[\w.-]*\w)", committed[path])

@@ -229,6 +229,10 @@ class Paired(NamedTuple):
     bootstrap_high: float
     n: int
 
+    def text(self) -> str:
+        """The mean and its t interval, as in "+1.2 (+0.3 to +2.1)"."""
+        return f"{self.mean:+.1f} ({self.t_low:+.1f} to {self.t_high:+.1f})"
+
 
 def paired(a: Sequence[float], b: Sequence[float], level: float = 0.95, seed: int = 0) -> Paired:
     """Compare two methods that were run with the same seeds, by their differences a - b.

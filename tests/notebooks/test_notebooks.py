@@ -17,6 +17,7 @@ GLOSSARY = set(
         r"^([A-Za-z][\w -]*)\n  ", (ROOT / "book" / "notation.md").read_text("utf-8"), re.MULTILINE
     )
 )
+RUNS = ROOT / "tskd_lib" / "runs"
 EQUATION = re.compile(r"^\$\$\n.*?^\$\$([^\n]*)$", re.MULTILINE | re.DOTALL)
 
 
@@ -129,6 +130,16 @@ def test_every_figure_has_caption_name_and_alternative_text(path):
             names.append(look["figure"]["name"])
     assert len(names) == len(set(names)) and names
     assert all(name.startswith("fig-") for name in names)
+
+
+@pytest.mark.parametrize("path", notebooks()[9:], ids=lambda path: path.stem)
+def test_figures_of_results_link_to_their_runs_and_commands(path):
+    for cell in read(path)[1]:
+        caption = cell["metadata"].get("mystnb", {}).get("figure", {}).get("caption", "")
+        if caption:
+            runs = re.findall(r"\{runs\}`([\w-]+)`", caption)
+            assert runs and "{ref}`commands <results-commands>`" in caption, caption
+            assert all(any((RUNS / run).rglob("*.record.json")) for run in runs), caption
 
 
 @each_notebook

@@ -170,3 +170,10 @@ def test_many_methods_with_long_names_train_side_by_side(tmp_path, digits):
     goals = {f"{'a long name ' * 10}{i}": PRESETS["baseline"] for i in range(3)}
     found = experiments.run(tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False)
     assert [record["method"] for record in found] == list(goals)
+
+
+def test_a_folder_that_cannot_be_made_shows_before_training(tmp_path, digits, monkeypatch):
+    forbid_training(monkeypatch)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        run(tmp_path / "file" / "seed-0", digits, ("baseline",))

@@ -163,17 +163,6 @@ def test_choices_hold_the_presets_and_change_one_setting():
         }
 
 
-def test_our_records_are_of_these_arms():
-    found = records.read_all(records.COMMITTED / "digits-few-validation")
-    wanted = {(name, seed) for name in record_study.choices() for seed in record_study.CHOICE_SEEDS}
-    assert {(r["method"], r["seed"]) for r in found} == wanted
-    for record in found:
-        assert (
-            record["configuration"]["objective"]
-            == record_study.choices()[record["method"]].settings()
-        )
-
-
 def test_what_the_book_needs_is_kept(small, tmp_path, monkeypatch):
     library = tmp_path / "library"
     monkeypatch.setattr(records, "COMMITTED", library)
@@ -227,20 +216,44 @@ def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path
     assert not list(library.rglob("*.safetensors"))
 
 
-def test_our_arms_are_those_of_the_script():
-    epochs = {record_why.EXPLORED: record_why.EPOCHS, record_why.CONFIRMED: 30}
+def our_runs():
+    """Each experiment of the scripts: name, objectives by method, their networks, seeds, epochs."""
+    yield "digits-few-validation", record_study.choices(), {}, record_study.CHOICE_SEEDS, 60
+    for shots, epochs in record_shots.EPOCHS.items():
+        yield f"cifar100-{shots}", PRESETS, {}, record_shots.SEEDS, epochs
     for name, arms in record_why.ARMS.items():
-        found = records.read_all(records.COMMITTED / name)
-        arms = {method: (network, goals[method]) for network, goals in arms for method in goals}
-        wanted = {(method, seed) for method in arms for seed in record_why.SEEDS}
-        assert {(r["method"], r["seed"]) for r in found} == wanted
-        for record in found:
-            network, objective = arms[record["method"]]
-            configuration = record["configuration"]
-            assert configuration["recipe"]["epochs"] == epochs[name]
-            usual = {"width": 0.25, "strength": "byot", **network}
-            assert usual.items() <= configuration["network"].items()
-            assert configuration["objective"] == json.loads(json.dumps(objective.settings()))
+        objectives = {method: goal for _, goals in arms for method, goal in goals.items()}
+        networks = {method: network for network, goals in arms for method in goals}
+        epochs = {record_why.EXPLORED: record_why.EPOCHS, record_why.CONFIRMED: 30}[name]
+        yield name, objectives, networks, record_why.SEEDS, epochs
+    settings = record_settings
+    yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
+    for strength in settings.TEACHERS:
+        weak = {method: PRESETS[method] for method in ("kd", "tskd")}
+        yield f"cifar100-few-{strength}", weak, {}, settings.SEEDS, settings.EPOCHS
+
+
+@pytest.mark.parametrize(
+    "name, arms, networks, seeds, epochs", [*our_runs()], ids=[run[0] for run in our_runs()]
+)
+def test_our_records_are_those_of_the_script(name, arms, networks, seeds, epochs):
+    found = [r for r in records.read_all(records.COMMITTED / name) if r["method"] != "teacher"]
+    assert {(r["method"], r["seed"]) for r in found} == {(m, seed) for m in arms for seed in seeds}
+    usual = {"width": 0.125 if name.startswith("digits") else 0.25, "strength": "byot"}
+    for record in found:
+        configuration, method = record["configuration"], record["method"]
+        assert configuration["recipe"]["epochs"] == epochs
+        network = usual | networks.get(method, {})
+        assert network.items() <= configuration["network"].items()
+        assert configuration["objective"] == json.loads(json.dumps(arms[method].settings()))
+
+
+@pytest.mark.parametrize("strength, width", record_settings.TEACHERS.items())
+def test_our_weaker_teachers_are_those_of_the_script(strength, width):
+    path = records.COMMITTED / f"cifar100-few-{strength}" / "teacher" / "teacher.record.json"
+    configuration = records.read(path)["configuration"]
+    assert configuration["network"]["width"] == width
+    assert configuration["recipe"]["epochs"] == record_settings.TEACHER_EPOCHS
 
 
 def test_a_change_of_the_settings_is_one_change():
@@ -296,24 +309,6 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
         assert record["data"]["test sha256"] == few.validation.checksum()
     digests = {r["weights sha256"] for r in [*found, *students]}
     assert digests == set(analysis.read_all(library))
-
-
-def test_our_settings_are_those_of_the_script():
-    arms = record_settings.arms()
-    found = records.read_all(records.COMMITTED / record_settings.NAME)
-    wanted = {(method, seed) for method in arms for seed in record_settings.SEEDS}
-    assert {(r["method"], r["seed"]) for r in found} == wanted
-    for record in found:
-        assert record["configuration"]["recipe"]["epochs"] == record_settings.EPOCHS
-        settings = json.loads(json.dumps(arms[record["method"]].settings()))
-        assert record["configuration"]["objective"] == settings
-    for strength, width in record_settings.TEACHERS.items():
-        weak = records.read_all(records.COMMITTED / f"cifar100-few-{strength}")
-        (teacher,) = (r for r in weak if r["method"] == "teacher")
-        assert teacher["configuration"]["network"]["width"] == width
-        assert teacher["configuration"]["recipe"]["epochs"] == record_settings.TEACHER_EPOCHS
-        students = {(r["method"], r["seed"]) for r in weak if r is not teacher}
-        assert students == {(m, seed) for m in ("kd", "tskd") for seed in record_settings.SEEDS}
 
 
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):

@@ -85,6 +85,7 @@ def run(
             `training.fit`.
         records.RecordError: where the folder has a record of other settings.
         checkpoints.CheckpointError: for a damaged teacher or state.
+        OSError: for a folder that cannot be made; before any training.
         training.TrainingDiverged: for a loss that is not finite.
     """
     folder = Path(folder)
@@ -116,6 +117,7 @@ def run(
                 f"{paths[method]} is of a run with other settings; give another folder"
             )
     if students:
+        folder.mkdir(parents=True, exist_ok=True)  # else a bad folder shows when training is over
         accelerator = make_accelerator(recipe.precision)
         precision = choose_precision(recipe.precision, accelerator.device)
         origin = records.provenance(accelerator.device, accelerator.num_processes, precision)

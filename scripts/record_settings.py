@@ -18,7 +18,7 @@ from tskd_lib import study
 from tskd_lib.losses import PRESETS, Objective
 
 NAME = "cifar100-few-settings"
-TEACHERS, TEACHER_EPOCHS = {"weak": 0.125}, 10  # widths
+TEACHERS, TEACHER_EPOCHS = {"weak": 0.125, "medium": 0.25}, 10  # widths
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from tskd_lib import analysis, data, records, study
+from tskd_lib import analysis, checkpoints, data, records, study
 from tskd_lib.losses import PRESETS, Objective
 
 SEEDS, CHOICE_SEEDS = {"quick": range(10), "full": range(3)}, range(5)
@@ -113,7 +113,7 @@ def command(main: Callable, arguments: list[str], choices: Sequence[str] = ()) -
         sys.exit("Interrupted; the same command goes on from what is in the folder.")
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
-    except (data.DataError, records.RecordError) as error:
+    except (data.DataError, records.RecordError, checkpoints.CheckpointError) as error:
         sys.exit(str(error))
 
 

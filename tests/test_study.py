@@ -7,6 +7,7 @@ import joblib
 import pandas as pd
 import pytest
 import record_cifar
+import record_gradients
 import record_settings
 import record_shots
 import record_study
@@ -14,6 +15,7 @@ import record_why
 import torch
 
 from tskd_lib import analysis, data, experiments, metrics, records, study
+from tskd_lib.exits import build_student
 from tskd_lib.losses import PRESETS, Objective
 from tskd_lib.recipes import Recipe
 
@@ -309,6 +311,55 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
         assert record["data"]["test sha256"] == few.validation.checksum()
     digests = {r["weights sha256"] for r in [*found, *students]}
     assert digests == set(analysis.read_all(library))
+
+
+def test_pulls_of_the_exits_add_up_to_the_gradient_of_the_objective(small):
+    images, objective = data.per_class(small.train, 3, 0), PRESETS["tskd"]
+    shape = {"classes": 10, "input_shape": images.shape}
+    network, teacher = (build_student(seed=s, **shape, **small.student) for s in (0, 1))
+    batch = data.normalise(images.images, images.mean, images.std)
+    with torch.no_grad():
+        soft = teacher.eval()(batch).logits[-1]
+
+    def gradient(loss):
+        parts = torch.autograd.grad(loss, network.backbone.stages[0].parameters())
+        return torch.cat([part.flatten() for part in parts])
+
+    pulls = record_gradients.pulls(network, objective, images, teacher)
+    total = gradient(objective(*network(batch), images.labels, soft)["total"])
+    torch.testing.assert_close(pulls.sum(0), total, rtol=1e-3, atol=1e-5)
+    apart = record_gradients.pulls(network, PRESETS["multi_exit"], images, teacher)
+    for k, pull in enumerate(apart):
+        loss = torch.nn.functional.cross_entropy(network(batch).logits[k], images.labels)
+        torch.testing.assert_close(pull, gradient(loss), rtol=1e-3, atol=1e-5)
+
+
+def test_cosines_of_our_students_are_kept(own_teacher, tmp_path, monkeypatch):
+    library, few = tmp_path / "library", own_teacher
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(study, "load", {"full": few}.get)
+    for name, value in {"METHODS": ("tskd",), "SEEDS": range(1), "SHOTS": 2}.items():
+        monkeypatch.setattr(record_gradients, name, value)
+    mine = dataclasses.replace(few, folder=tmp_path / "mine" / few.name)
+    mine.run({"tskd": PRESETS["tskd"]}, range(1))
+    record_gradients.main(tmp_path / "mine")
+    (found,) = json.loads((library / few.name / record_gradients.FILE).read_text())["cosines"]
+    (record,) = records.read_all(mine.folder / "seed-0")
+    assert found["weights sha256"] == record["weights sha256"]
+    before, after = torch.tensor(found["before"]), torch.tensor(found["after"])
+    for cosines in (before, after):
+        assert cosines.shape == (3, 3) and (cosines.abs() < 1 + 1e-3).all()
+        torch.testing.assert_close(cosines, cosines.T)
+        torch.testing.assert_close(cosines.diag(), torch.ones(3))
+    assert (before - after).abs().max() > 0.01
+
+
+def test_students_that_are_missing_are_one_sentence(own_teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "COMMITTED", tmp_path)
+    monkeypatch.setattr(study, "load", {"full": own_teacher}.get)
+    with pytest.raises(SystemExit, match="multi_exit.json") as stop:
+        record_study.command(record_gradients.main, [str(tmp_path / "mine")])
+    assert "\n" not in str(stop.value)
 
 
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):

@@ -354,6 +354,16 @@ def test_cosines_of_our_students_are_kept(own_teacher, tmp_path, monkeypatch):
     assert (before - after).abs().max() > 0.01
 
 
+def test_our_cosines_are_of_our_students():
+    ours = records.COMMITTED / "cifar100-few"
+    found = json.loads((ours / record_gradients.FILE).read_text())["cosines"]
+    known = {(r["method"], r["seed"]): r["weights sha256"] for r in records.read_all(ours)}
+    assert {(r["method"], r["seed"]) for r in found} == {
+        (method, seed) for method in record_gradients.METHODS for seed in record_gradients.SEEDS
+    }
+    assert all(known[r["method"], r["seed"]] == r["weights sha256"] for r in found)
+
+
 def test_students_that_are_missing_are_one_sentence(own_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "COMMITTED", tmp_path)
     monkeypatch.setattr(study, "load", {"full": own_teacher}.get)

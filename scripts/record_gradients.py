@@ -3,7 +3,8 @@
     python scripts/record_gradients.py FOLDER
 
 FOLDER is that of `record_study.py FOLDER full`, whose students it looks at, before and after
-training. The cosines between the gradients of their exits go to tskd_lib/runs. It takes some minutes.
+training. The cosines between the gradients of their exits go to tskd_lib/runs. It takes some
+minutes.
 """
 
 import json

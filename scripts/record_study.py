@@ -62,6 +62,8 @@ def keep(
 ) -> None:
     """Copy the study's records, its own teacher and some networks; analyse.
 
+    A record whose network is not in the folder was analysed on another machine.
+
     Args:
         folder: of the study.
         test: what its records are of.
@@ -76,8 +78,8 @@ def keep(
     for path in sorted(folder.glob("seed-*/*.record.json")):
         method = path.name.removesuffix(".record.json")
         target = ours / path.relative_to(folder)
-        if method in analysed:
-            checkpoint = path.with_name(f"{method}.json")
+        checkpoint = path.with_name(f"{method}.json")
+        if method in analysed and checkpoint.exists():
             analysis.write(analysis.analyse(checkpoint, test, validation=validation), target)
         whole = method in networks and path.parent.name == "seed-0"
         paths += path.parent.glob(f"{method}[.-]*" if whole else path.name)

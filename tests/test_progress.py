@@ -53,6 +53,12 @@ def test_forecast_is_the_pace_times_what_is_left(jobs, monkeypatch, capsys):
     assert said.startswith("5 runs of 10 epochs on 200 images: about 3 h 12 min")
 
 
+def test_forecast_of_runs_of_several_sizes_names_none(jobs, monkeypatch, capsys):
+    jobs[0]["recipe"] = dataclasses.replace(jobs[0]["recipe"], epochs=20)
+    said = forecast(monkeypatch, capsys, jobs, {1: 1.0, 2: 1.0})
+    assert said.startswith("6 runs: about 2 h 55 min on 1 CPU core (")
+
+
 def test_jobs_are_shared_out_to_the_workers(jobs, monkeypatch, capsys):
     monkeypatch.setattr("joblib.Parallel", lambda workers: lambda tasks: [1.0] * workers)
     monkeypatch.setattr("joblib.delayed", lambda function: lambda *_: None)

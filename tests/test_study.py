@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import joblib
 import pandas as pd
@@ -402,14 +403,21 @@ def test_cifar_comparison_takes_the_settings_that_validation_chose(
         "SETTINGS": settings,
         "SEARCH_EPOCHS": 2,
         "TEACHER": few.teacher_network,
-        "TEACHER_TRAINING": {"epochs": 1},
-        "SEEDS": range(2),
+        "TEACHER_EPOCHS": 1,
     }.items():
         monkeypatch.setattr(record_cifar, name, value)
     every = data.load("digits")
     monkeypatch.setattr(study, "load", {"full": few}.get)
     monkeypatch.setattr(data, "load", {"cifar100": every}.get)
-    record_cifar.main(mine)
+    record_cifar.main(mine, "0")
+    (teacher,) = records.read_all(library / "cifar100-all")
+    assert teacher["method"] == "teacher" and teacher["data"]["train images"] == len(every[0])
+    record_cifar.main(mine, "2")
+    elsewhere = tmp_path / "elsewhere"  # another machine, which goes on from what is committed
+    for name in ("cifar100-all", "cifar100-all-search"):
+        shutil.copytree(library / name, elsewhere / name)
+    assert not (elsewhere / "cifar100-all" / "seed-1" / "tskd.json").exists()
+    record_cifar.main(elsewhere, "3")
 
     tried = records.read_all(library / "cifar100-all-search")
     assert len(tried) == 8 and not (library / "cifar100-all-search" / "teacher").exists()
@@ -418,8 +426,11 @@ def test_cifar_comparison_takes_the_settings_that_validation_chose(
         assert record["configuration"]["recipe"]["epochs"] == 2
     final = records.read_all(library / "cifar100-all")
     assert {(r["method"], r["seed"]) for r in final if r["method"] != "teacher"} == {
-        (method, seed) for method in settings for seed in range(2)
+        (method, seed) for method in settings for seed in range(3)
     }
+    assert {r["weights sha256"] for r in final if r["method"] != "teacher"} == set(
+        analysis.read_all(library / "cifar100-all")
+    )
     for record in final:
         assert record["data"]["test sha256"] == every[1].checksum()
         if record["method"] == "teacher":

@@ -44,11 +44,14 @@ def forecast(jobs: Sequence[dict], workers: int) -> None:
     for job, epochs in left:
         share = epochs / len(job["objectives"])
         loads[loads.index(min(loads))] += paces[_kind(job)] * share * _images(job)
-    recipe, images = jobs[0]["recipe"], len(jobs[0]["train"])
-    done = [experiments.epochs_done(j["folder"], j["objectives"], recipe) for j in jobs]
-    runs = sum(epochs < recipe.epochs for found in done for epochs in found.values())
+    runs = 0
+    for job, _ in left:
+        done = experiments.epochs_done(job["folder"], job["objectives"], job["recipe"])
+        runs += sum(epochs < job["recipe"].epochs for epochs in done.values())
+    sizes = {(job["recipe"].epochs, len(job["train"])) for job, _ in left}
+    size = " of {} epochs on {:,} images".format(*sizes.pop()) if len(sizes) == 1 else ""
     print(
-        f"{runs} {'run' if runs == 1 else 'runs'} of {recipe.epochs} epochs on {images:,} images: "
+        f"{runs} {'run' if runs == 1 else 'runs'}{size}: "
         f"about {duration(max(loads))} on {_place(workers)} (measured for {measured:.0f} s)",
         file=sys.stderr,
     )

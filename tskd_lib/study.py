@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,9 +63,9 @@ class Study:
         ours = records.COMMITTED / self.name / "teacher" / "teacher.json"
         return ours if ours.exists() else self.train_teacher(self.folder / "teacher")
 
-    def train_teacher(self, folder: Path) -> Path:
-        """Train the teacher, unless it is in the folder already; its checkpoint."""
-        job = {
+    def teacher_job(self, folder: Path) -> dict:
+        """What `experiments.run` is to be given to train the teacher in a folder."""
+        return {
             "folder": folder,
             "name": self.name,
             "objectives": {"teacher": PRESETS["baseline"]},
@@ -76,6 +76,10 @@ class Study:
             "teacher_path": None,
             "every_epoch": True,
         }
+
+    def train_teacher(self, folder: Path) -> Path:
+        """Train the teacher, unless it is in the folder already; its checkpoint."""
+        job = self.teacher_job(folder)
         progress.forecast([job], 1)
         experiments.run(**job)
         return folder / "teacher.json"
@@ -88,40 +92,29 @@ class Study:
         """Train and test one student for each objective and seed; see `records.frame`.
 
         A seed draws the student's images, weights and batches, the same for all objectives.
-        What was run before is not run again. On a CPU every core trains a seed of its own, because
-        steps this small gain nothing from a second thread. Where the seeds do not come out even,
-        it trains one student at a time.
+        What was run before is not run again. On a CPU every core trains a seed of its own; where
+        the seeds do not come out even, it trains one student at a time.
         """
-        from joblib import Parallel, cpu_count, parallel_config
-
         seeds, groups = list(seeds), [objectives]
-        cores = cpu_count() if default_device().type == "cpu" else 1
-        if len(seeds) % cores:
+        if len(seeds) % cores():
             groups = [{method: objective} for method, objective in objectives.items()]
-        teacher = self.teacher_path() if any(o.teacher for o in objectives.values()) else None
-        jobs = [job for seed in seeds for job in self._jobs(groups, seed, teacher)]
-        workers = min(len(jobs), cores)
-        with parallel_config("loky", inner_max_num_threads=1):
-            progress.forecast(jobs, workers)
-            with progress.bar(jobs):
-                runs = (experiments.elsewhere(experiments.run, **job) for job in jobs)
-                found = Parallel(workers)(runs)
-        return records.frame(record for run in found for record in run)
+        return run_jobs([self.job(group, seed) for seed in seeds for group in groups])
 
-    def _jobs(self, groups: list[Mapping], seed: int, teacher: Path | None) -> list[dict]:
-        """The arguments of `experiments.run` for each group of objectives."""
-        common = {
+    def job(self, objectives: Mapping[str, Objective], seed: int) -> dict:
+        """What `experiments.run` is to be given to train these side by side with one seed."""
+        taught = any(objective.teacher for objective in objectives.values())
+        return {
             "folder": self.folder / f"seed-{seed}",
             "name": self.name,
+            "objectives": objectives,
             "network": self.student,
             "train": self.few(seed),
             "test": self.test,
             "recipe": replace(self.student_recipe, seed=seed),
-            "teacher_path": teacher,
+            "teacher_path": self.teacher_path() if taught else None,
             "progress": False,
             "every_epoch": False,
         }
-        return [{**common, "objectives": group} for group in groups]
 
     def network(self, method: str, seed: int = 0) -> MultiExitNet:
         """A student that `run` has trained."""
@@ -160,6 +153,30 @@ class Study:
         names = pd.MultiIndex.from_tuples(rows, names=["method", "answer"])
         columns = ["yours", "ours", "low", "high", "inside"]
         return pd.DataFrame(list(rows.values()), names, columns).round(1)
+
+
+def cores() -> int:
+    """How many runs go on at the same time: one on each core of a CPU, else one."""
+    from joblib import cpu_count
+
+    return cpu_count() if default_device().type == "cpu" else 1
+
+
+def run_jobs(jobs: Sequence[Mapping]) -> pd.DataFrame:
+    """Carry out jobs of `Study.job` and `Study.teacher_job`; see `records.frame`.
+
+    On a CPU every core has a job of its own, because steps this small gain nothing from a second
+    thread.
+    """
+    from joblib import Parallel, parallel_config
+
+    workers = min(len(jobs), cores())
+    with parallel_config("loky", inner_max_num_threads=1):
+        progress.forecast(jobs, workers)
+        with progress.bar(jobs):
+            runs = (experiments.elsewhere(experiments.run, **job) for job in jobs)
+            found = Parallel(workers)(runs)
+    return records.frame(record for run in found for record in run)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -54,6 +55,25 @@ def test_a_teacher_and_a_student_learn(digits, tiny):
     assert [row["epoch"] for row in history["tskd"]] == list(range(1, 21))
     assert {"label", "teacher", "self", "feature", "total"} < set(history["tskd"][0])
     assert history["tskd"][-1]["lr"] < 0.01 < history["tskd"][3]["lr"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_training_reuses_the_memory_of_freed_tensors():
+    code = """
+import resource, torch
+from tskd_lib.bench import Workload
+work = Workload(small=("resnet8", 0.25), batch_size=2)
+work.trainer(work.small, work.images(), "baseline")
+def page_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+page_faults()
+print(page_faults())
+"""
+    command, cpu = [sys.executable, "-c", code], {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=cpu, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 1000  # of 16,384 where the memory comes anew
 
 
 def test_students_side_by_side_end_as_if_alone(digits, tiny):

@@ -23,7 +23,14 @@ from . import checkpoints
 from .data import Images, batches, memory_format
 from .exits import MultiExitNet
 from .losses import Objective
-from .recipes import Recipe, choose_precision, learning_rate, make_accelerator, make_optimizer
+from .recipes import (
+    Recipe,
+    choose_precision,
+    keep_freed_memory,
+    learning_rate,
+    make_accelerator,
+    make_optimizer,
+)
 
 SAVE_EVERY = 20.0  # seconds between states on disk; the last epoch's is always kept
 CHECK_EVERY = 20  # steps between looks at the loss where looking costs a synchronisation
@@ -175,6 +182,8 @@ class Run:
             "networks": {n: getattr(s.network, "config", None) for n, s in students.items()},
             "teacher": None if teacher is None else checkpoints.digest(teacher.state_dict()),
         }
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         layout = memory_format(accelerator.device)
         self.teacher = None
         if teacher is not None and any(s.objective.teacher for s in students.values()):

@@ -94,12 +94,12 @@ def photos(folder, count=4, size=8):
     return paths
 
 
-def class_folders(folder, classes=2, count=4, size=8):
+def class_folders(folder, classes=2, count=4, size=(8, 8)):
     random = np.random.default_rng(0)
     for label in range(classes):
         (folder / f"class {label}").mkdir(parents=True)
         for i in range(count):
-            pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"class {label}" / f"{i}.png")
     return folder
 
@@ -244,6 +244,18 @@ def test_a_folder_of_images_all_the_way(tmp_path, capsys):
     (folder / "class 2").rename(folder / "another")
     code = run("evaluate", network, *images)
     assert_one_sentence(capsys, code, "choose the data set that it was trained on")
+
+
+def test_a_folder_of_images_that_are_not_square(tmp_path, capsys):
+    folder = class_folders(tmp_path / "photos", classes=2, size=(8, 12))
+    images = ["--dataset", "folder", "--data-root", folder]
+    arguments = [a for a in SMALL if a not in ("--image-size", "8")]
+    assert run("train", *arguments, *images, "--out", tmp_path / "out") == 0
+    capsys.readouterr()
+    network = tmp_path / "out" / "baseline.json"
+    assert run("evaluate", network, *images, "--precision", "fp32", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == records.read(tmp_path / "out" / "baseline.record.json")["results"]
 
 
 # Using a network
@@ -604,7 +616,7 @@ def test_a_teacher_that_does_not_fit(trained, tmp_path, capsys, no_training, com
     choice = ["--method", "kd"] if command == "train" else ["--methods", "baseline", "kd"]
     arguments = [command, *SMALL, *choice, "--teacher", teacher, "--out", out]
     code = run(*arguments, "--dataset", "folder", "--data-root", folder)
-    assert_one_sentence(capsys, code, "the teacher knows 10 classes of 1-channel images", "folder")
+    assert_one_sentence(capsys, code, "the teacher knows 10 classes of images of 1 x", "folder")
     assert hashes(tmp_path / "out") == {}
 
 
@@ -710,9 +722,24 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
     assert not (tmp_path / "out" / "baseline.json").exists()
 
 
+def test_the_table_of_a_comparison_has_its_own_runs_only(trained, copied, tmp_path, capsys):
+    shutil.copytree(copied / "seed-0", copied / "earlier" / "seed-0")
+    arguments = [*trained[1][:-1], copied]
+    assert run(*arguments) == 0
+    assert capsys.readouterr().out == trained[2]
+
+
+def test_bench_says_at_once_that_its_file_is_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "measure", None)
+    assert_one_sentence(capsys, run("bench", "--out", tmp_path), "is a folder; name a file")
+
+
 def test_an_error_without_a_number_and_one_of_many_lines(monkeypatch, capsys):
     for error, message in {
         OSError("just words"): "^tskd: bench: just words$",
+        MemoryError(): "^tskd: there is not enough memory; choose a smaller network",
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"): "enough memory",
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"): "enough memory",
         ValueError("one\n  two"): "^tskd: one two$",
     }.items():
 

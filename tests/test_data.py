@@ -389,6 +389,17 @@ def test_offline_names_the_expected_folder(monkeypatch, tmp_path, name):
     assert files_below(tmp_path) == []
 
 
+def test_files_that_may_not_be_read_are_left_alone(monkeypatch, tmp_path):
+    kind = torchvision.datasets.CIFAR100
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "train"))
+
+    monkeypatch.setattr(kind, "__init__", refuse)
+    with pytest.raises(DataError, match=r"train cannot be read \(Permission denied\)"):
+        load("cifar100", tmp_path)
+
+
 def test_damaged_pickles_are_reported(monkeypatch, tmp_path):
     kind = torchvision.datasets.CIFAR100
     root, truth = write_cifar(tmp_path, kind)
@@ -534,6 +545,15 @@ def test_a_damaged_image_is_named(tmp_path, recwarn, kind):
     with pytest.raises(DataError, match="cannot be read as an image"):
         data.read_images([path], 3, None)
     assert not recwarn.list, "the sentence is all"
+
+
+def test_a_photograph_is_read_as_the_camera_was_held(tmp_path):
+    upright = pixels(8, 12, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by a quarter, clockwise
+    turned = Image.fromarray(np.rot90(upright).copy())
+    turned.save(tmp_path / "photo.png", exif=exif)
+    assert (data.read_images([tmp_path / "photo.png"], 3, None)[0] == upright).all()
 
 
 def test_a_missing_image_is_named_once(tmp_path):

@@ -133,6 +133,31 @@ def test_another_teacher_is_another_setting(tmp_path, digits, teacher):
     run(tmp_path / "students", digits, ("baseline",), tmp_path / "teacher.json")
 
 
+def test_other_test_images_are_another_setting(tmp_path, digits):
+    run(tmp_path, digits, ("baseline",))
+    train, test = digits
+    with pytest.raises(records.RecordError, match="baseline.record.json is of a run with other"):
+        run(tmp_path, (train, test.subset(range(50))), ("baseline",))
+
+
+def test_images_are_normalised_as_the_teachers_were(tmp_path, digits, teacher):
+    lighter = [dataclasses.replace(images, mean=(0.1,), std=(0.9,)) for images in digits]
+    (found,) = run(tmp_path / "lighter", lighter, ("kd",), teacher)
+    (usual,) = run(tmp_path / "usual", digits, ("kd",), teacher)
+    assert found["weights sha256"] == usual["weights sha256"]
+    assert found["results"] == usual["results"]
+    _, about = checkpoints.load_network(tmp_path / "lighter" / "kd.json")
+    assert tuple(about["mean"]) == digits[0].mean and tuple(about["std"]) == digits[0].std
+
+
+def test_what_a_kill_left_half_written_is_removed_at_the_end(tmp_path, digits):
+    left = tmp_path / "baseline" / ".state.json.123.partial"
+    left.parent.mkdir()
+    left.write_text("{")
+    run(tmp_path, digits, ("baseline",))
+    assert not left.parent.exists() and (tmp_path / "baseline.record.json").exists()
+
+
 def test_a_teacher_of_other_classes_is_refused(tmp_path, digits, teacher):
     names = tuple(f"digit {i}" for i in range(10))
     renamed = [dataclasses.replace(images, classes=names) for images in digits]

@@ -49,5 +49,11 @@ def test_each_number_of_images_has_tables_of_its_own():
         assert list(filter(None, part)) == list(filter(None, whole))
 
 
+def test_two_runs_of_one_seed_are_not_averaged():
+    one = OURS[OURS.seed == 0]
+    with pytest.raises(records.RecordError, match="'digits-few' has two runs of .* seed 0"):
+        report(pd.concat([one, one.assign(accuracy=0.5)]))
+
+
 def test_a_teacher_alone_is_reported():
     assert "| teacher |" in report(OURS[OURS.method == "teacher"])

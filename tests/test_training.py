@@ -90,6 +90,35 @@ def test_students_side_by_side_end_as_if_alone(digits, tiny):
         assert_same_weights(weights(alone[name].network), weights(together[name].network))
 
 
+def test_dropout_of_one_student_is_not_that_of_another(digits, tiny):
+    def student():
+        network = tiny("deepest")
+        network.backbone.pool.append(torch.nn.Dropout())
+        return Student(network, PRESETS["baseline"])
+
+    together = {"first": student(), "second": student()}
+    fit_quietly(together, digits[0], RECIPE)
+    alone = student()
+    fit_quietly({"second": alone}, digits[0], RECIPE)
+    assert_same_weights(weights(alone.network), weights(together["second"].network))
+    other = student()
+    fit_quietly({"other": other}, digits[0], dataclasses.replace(RECIPE, seed=1, augment=None))
+    assert not torch.equal(
+        other.network.backbone.classifier.weight, alone.network.backbone.classifier.weight
+    )
+
+
+def test_progress_shows_the_terms(digits, tiny, capsys):
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    fit({"byot": Student(tiny(), PRESETS["byot"])}, digits[0], recipe)
+    said = capsys.readouterr().err
+    assert all(f"{term}=" in said for term in ("label", "self", "feature", "total"))
+    students = {name: Student(tiny(), PRESETS[name]) for name in ("byot", "multi_exit")}
+    fit(students, digits[0], recipe)
+    said = capsys.readouterr().err
+    assert all(f"{name}=" in said for name in students) and "feature=" not in said
+
+
 def test_one_step_is_sgd_with_nesterov_momentum(digits, tiny):
     train = digits[0].subset(range(20))
     recipe = dataclasses.replace(
@@ -225,6 +254,7 @@ def test_a_state_of_other_settings_is_refused(digits, tiny, tmp_path):
     before = (tmp_path / "state.json").read_bytes()
     for recipe, images in [
         (dataclasses.replace(RECIPE, learning_rate=0.01), digits[0]),
+        (dataclasses.replace(RECIPE, precision="bf16"), digits[0]),
         (RECIPE, digits[1]),
     ]:
         with pytest.raises(checkpoints.CheckpointError, match="other settings"):
@@ -259,11 +289,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits, tiny, tmp_path, monkeyp
 
 def test_weights_that_are_not_finite_are_never_saved(digits, tiny, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=200, learning_rate=1e38)
-    with pytest.raises(TrainingDiverged, match="a weight is not finite.*last good.*none"):
+    with pytest.raises(TrainingDiverged, match="is not finite at epoch 1, step 1; last.*none"):
         student = Student(tiny("deepest"), PRESETS["baseline"])
         with torch.no_grad():
             student.network.backbone.classifier.weight.mul_(1e4)
         fit_quietly({"mine": student}, digits[0], recipe, folder=tmp_path)
+    assert not (tmp_path / "state.json").exists()
+
+
+def test_statistics_that_are_not_finite_are_never_saved(digits, tiny, tmp_path):
+    student = Student(tiny("deepest"), PRESETS["baseline"])
+    student.network.backbone.stem[1].running_var.fill_(math.inf)  # the loss does not see it
+    with pytest.raises(TrainingDiverged, match="running_var is not finite at epoch 2, step 4"):
+        fit_quietly({"mine": student}, digits[0], RECIPE, folder=tmp_path)
     assert not (tmp_path / "state.json").exists()
 
 
@@ -290,19 +328,22 @@ def test_what_does_not_fit_together_is_said(digits, tiny):
     with pytest.raises(ValueError, match="mine learn from a teacher, and none was given"):
         fit_quietly(student, train, RECIPE)
     wrong = training.MultiExitNet(training_backbone(classes=7), "deepest")
-    with pytest.raises(ValueError, match="teacher knows 7 classes of 1-channel images"):
+    with pytest.raises(ValueError, match="teacher knows 7 classes of images of 1 x 16 x 16"):
         fit_quietly(student, train, RECIPE, teacher=wrong)
     colour = training.MultiExitNet(training_backbone(channels=3), "deepest")
-    with pytest.raises(ValueError, match="student 'c' knows 10 classes of 3-channel"):
+    with pytest.raises(ValueError, match="student 'c' knows 10 classes of images of 3 x 16"):
         fit_quietly({"c": Student(colour, PRESETS["baseline"])}, train, RECIPE)
+    large = training.MultiExitNet(training_backbone(size=32), "deepest")
+    with pytest.raises(ValueError, match="1 x 32 x 32, digits has 10 classes of 1 x 16 x 16"):
+        fit_quietly(student, train, RECIPE, teacher=large)
     with pytest.raises(ValueError, match="no images"):
         fit_quietly(student, train.subset([]), RECIPE, teacher=tiny("deepest"))
 
 
-def training_backbone(classes=10, channels=1):
+def training_backbone(classes=10, channels=1, size=16):
     from tskd_lib import networks
 
-    return networks.build("resnet8", classes, (channels, 16, 16), width=0.5)
+    return networks.build("resnet8", classes, (channels, size, size), width=0.5)
 
 
 # --- precision ----------------------------------------------------------------------------

@@ -43,6 +43,7 @@ last epoch that is on disk when the same command is given again."""
 METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targets), multi_exit
 (exits after every stage), byot (and the deepest exit teaches the others), tskd (all of it)"""
 GOES_ON = "; the same command goes on from the last epoch on disk"
+NO_MEMORY = "there is not enough memory; choose a smaller network, batch or image size"
 LARGEST = 2**32 - 1
 SHOW = {
     "accuracy": "{:.2%}".format,
@@ -66,18 +67,18 @@ def compare(options: argparse.Namespace) -> None:
     few, network = students_images(options, train), students_network(options)
     # a network that does not suit the images fails here, not after the teacher's training
     build_student(classes=len(train.classes), input_shape=train.shape, **network)
-    teacher = options.teacher
+    teacher, found = options.teacher, []
     if teacher is None and any(objective.teacher for objective in objectives.values()):
         large = {"name": options.teacher_network, "width": options.teacher_width,
                  "stem": options.stem}  # fmt: skip
         epochs = options.teacher_epochs or options.epochs
-        run(options, "teacher", {"teacher": losses.PRESETS["baseline"]}, large, train, test,
-            experiments.TEACHER_SEED, epochs)  # fmt: skip
+        found = run(options, "teacher", {"teacher": losses.PRESETS["baseline"]}, large, train,
+                    test, experiments.TEACHER_SEED, epochs)  # fmt: skip
         teacher = options.out / "teacher" / "teacher.json"
     for seed in options.seeds:
-        run(options, f"seed-{seed}", objectives, network, few, test, seed, options.epochs,
-            teacher)  # fmt: skip
-    print(records.markdown(records.summary(records.frame(records.read_all(options.out)))))
+        found += run(options, f"seed-{seed}", objectives, network, few, test, seed,
+                     options.epochs, teacher)  # fmt: skip
+    print(records.markdown(records.summary(records.frame(found))))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -153,8 +154,9 @@ def evaluate(options: argparse.Namespace) -> None:
     data root, that the network was trained on.
     """
     network, about = checkpoints.load_network(options.checkpoint)
-    height = network.backbone.input_shape[1]
-    _, test = data.load(options.dataset, options.data_root, options.image_size or height)
+    _, height, width = network.backbone.input_shape
+    size = options.image_size or (height if height == width else None)
+    _, test = data.load(options.dataset, options.data_root, size)
     if list(test.classes) != about["classes"] or test.shape != network.backbone.input_shape:
         raise data.DataError(
             f"{options.checkpoint} was trained on {len(about['classes'])} classes of images "
@@ -406,6 +408,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except OSError as error:
         message = f"{error.filename or options.command}: {error.strerror or error}"
+    except MemoryError:
+        message = NO_MEMORY
     except (
         data.DataError,
         checkpoints.CheckpointError,
@@ -415,9 +419,12 @@ def main(arguments: list[str] | None = None) -> int:
     ) as error:
         message = str(error)
     except RuntimeError as error:
-        if "by peer" not in str(error):  # a connection "closed" or "reset by peer"
+        if "by peer" in str(error):  # a connection "closed" or "reset by peer"
+            message = "another process of this run has ended" + GOES_ON
+        elif "out of memory" in str(error) or "can't allocate memory" in str(error):
+            message = NO_MEMORY
+        else:
             raise
-        message = "another process of this run has ended" + GOES_ON
     else:
         return 0
     print(f"tskd: {' '.join(message.split())}", file=sys.stderr)

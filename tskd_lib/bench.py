@@ -266,6 +266,8 @@ def run(options: argparse.Namespace) -> None:
     torch.compile with none. Takes about ten minutes on two cores. Prints a table; the file of
     --out gets every timing.
     """
+    if options.out.is_dir():  # said now, not after ten minutes
+        raise ValueError(f"{options.out} is a folder; name a file")
     record = measure(options.rounds, Workload())
     print(table(record))
     write(record, options.out)

@@ -222,6 +222,8 @@ def _load_torchvision(name: str, root: Path, image_size: int | None, download: b
     make = getattr(torchvision.datasets, kind)
     try:
         parts = [make(root, train=train) for train in (True, False)]
+    except PermissionError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror})") from None
     except (RuntimeError, EOFError, OSError):
         if not download:
             raise DataError(
@@ -279,7 +281,7 @@ def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | No
     Raises:
         DataError: for a file that cannot be read, or sizes that differ where none is given.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     def read(path: Path) -> Image.Image:
         with warnings.catch_warnings():
@@ -287,7 +289,8 @@ def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | No
             with Image.open(path) as file:
                 if file.mode.startswith(("I", "F")):
                     raise ValueError("more than 8 bits a channel; convert it to 8 bits first")
-                return file.convert("L" if channels == 1 else "RGB")
+                upright = ImageOps.exif_transpose(file)  # as the camera was held
+                return upright.convert("L" if channels == 1 else "RGB")
 
     pixels = []
     for path in paths:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def run(
         train: training images.
         test: what the last epoch is evaluated on.
         recipe: how to train; its seed also draws the weights.
-        teacher_path: checkpoint of the teacher, where an objective needs one.
+        teacher_path: checkpoint of the teacher, where an objective needs one. The images are then
+            normalised as the teacher's were.
         progress: show progress bars.
         every_epoch: evaluate after every epoch too, for the curve.
 
@@ -107,15 +109,23 @@ def run(
                 f"{teacher_path} knows the classes {', '.join(known[:3])} ..., {train.name} has "
                 f"{', '.join(train.classes[:3])} ...: give a teacher of the same classes"
             )
+        scale = {"mean": tuple(about["mean"]), "std": tuple(about["std"])}
+        if len(scale["mean"]) == train.shape[0]:  # else `fit` says that they do not fit
+            train, test = (dataclasses.replace(images, **scale) for images in (train, test))
     students = {}
     for method, objective in objectives.items():
         student = Student(_student(network, objective, train, recipe.seed), objective)
         if method in started or not paths[method].exists():
             students[method] = student
-        elif _settings(student, recipe, train, digest) != _settings_of(records.read(paths[method])):
-            raise records.RecordError(
-                f"{paths[method]} is of a run with other settings; give another folder"
+        else:
+            found, settings = (
+                records.read(paths[method]),
+                _settings(student, recipe, train, test, digest),
             )
+            if any(found[part] != value for part, value in settings.items()):
+                raise records.RecordError(
+                    f"{paths[method]} is of a run with other settings; give another folder"
+                )
     if students:
         folder.mkdir(parents=True, exist_ok=True)  # else a bad folder shows when training is over
         accelerator = make_accelerator(recipe.precision)
@@ -126,15 +136,14 @@ def run(
         if accelerator.is_main_process:
             for method, student in students.items():
                 record = {"format": 1, "experiment": name, "method": method, "seed": recipe.seed}
-                record |= {"provenance": origin, **_settings(student, recipe, train, digest)}
-                record["data"] |= {"test images": len(test), "test sha256": test.checksum()}
+                record |= {"provenance": origin, **_settings(student, recipe, train, test, digest)}
                 record |= _results(student, history[method], test, recipe)
                 weights = checkpoints.save_network(
                     folder / f"{method}.json", student.network, train
                 )
                 records.write({**record, "weights sha256": weights}, paths[method])
             checkpoints.remove(state)
-            state.parent.rmdir()
+            shutil.rmtree(state.parent)  # with what a kill may have left there half-written
         accelerator.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
 
@@ -194,7 +203,9 @@ def _student(network: Mapping, objective: Objective, data: Images, seed: int) ->
     )
 
 
-def _settings(student: Student, recipe: Recipe, train: Images, teacher: str | None) -> dict:
+def _settings(
+    student: Student, recipe: Recipe, train: Images, test: Images, teacher: str | None
+) -> dict:
     """The part of a record that is known before training, as it comes back from JSON."""
     settings = {
         "configuration": {
@@ -209,15 +220,11 @@ def _settings(student: Student, recipe: Recipe, train: Images, teacher: str | No
             "image shape": train.shape,
             "train images": len(train),
             "train sha256": train.checksum(),
+            "test images": len(test),
+            "test sha256": test.checksum(),
         },
     }
     return json.loads(json.dumps(settings))
-
-
-def _settings_of(record: dict) -> dict:
-    """What `_settings` gave for the run of this record."""
-    data = {k: v for k, v in record["data"].items() if not k.startswith("test")}
-    return {"configuration": record["configuration"], "data": data}
 
 
 def _results(student: Student, curve: list[dict], test: Images, recipe: Recipe) -> dict:

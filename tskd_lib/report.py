@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .metrics import paired
-from .records import markdown, summary
+from .records import RecordError, markdown, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +21,17 @@ def report(results: pd.DataFrame) -> str:
 
     Args:
         results: from `records.frame`.
+
+    Raises:
+        RecordError: where a method of an experiment has two runs with one seed and as many images.
     """
-    parts = []
+    parts, run = [], ["experiment", "method", "seed", "images"]
+    twice = results[results.duplicated([*run, "answer"])]
+    for name, method, seed, _ in twice[run].itertuples(index=False):
+        raise RecordError(
+            f"the experiment {name!r} has two runs of {method} with seed {seed}: "
+            "report the folders one by one"
+        )
     for name, experiment in results.groupby("experiment", sort=False):
         teachers = experiment.method == "teacher"
         sizes = experiment[~teachers].images.unique()

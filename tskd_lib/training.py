@@ -2,8 +2,8 @@
 
 The loop is ordinary: batches, teacher, students, one step each. What surrounds it is for long
 runs: accelerate chooses device, precision and distribution; every `SAVE_EVERY` seconds, after an
-epoch, the state goes to disk, and a run that is started again goes on from there to the very
-same weights.
+epoch, the state goes to disk, and a run that is started again goes on from there, on a CPU to the
+very same weights.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def fit(
                         right = logits.argmax(-1) == validation.labels
                         row["accuracy"] = right.float().mean(1).tolist()
                     history[name].append(row)
-                run.save(epoch, history)
+                run.save(epoch, history, steps_an_epoch)
     finally:
         run.release()
     return history
@@ -157,10 +157,11 @@ def _check_fit(students, data: Images, teacher: MultiExitNet | None) -> None:
         networks["teacher"] = teacher
     for name, network in networks.items():
         classes, shape = network.backbone.classifier.out_features, network.backbone.input_shape
-        if classes != len(data.classes) or shape[0] != data.shape[0]:
+        if (classes, shape) != (len(data.classes), data.shape):
+            size, own = (" x ".join(map(str, s)) for s in (shape, data.shape))
             raise ValueError(
-                f"the {name} knows {classes} classes of {shape[0]}-channel images, "
-                f"{data.name} has {len(data.classes)} classes and {data.shape[0]} channels"
+                f"the {name} knows {classes} classes of images of {size}, "
+                f"{data.name} has {len(data.classes)} classes of {own}"
             )
     needy = [name for name, student in students.items() if student.objective.teacher]
     if needy and teacher is None:
@@ -181,6 +182,7 @@ class Run:
             "objectives": {n: s.objective.settings() for n, s in students.items()},
             "networks": {n: getattr(s.network, "config", None) for n, s in students.items()},
             "teacher": None if teacher is None else checkpoints.digest(teacher.state_dict()),
+            "precision": choose_precision(recipe.precision, accelerator.device),
         }
         if accelerator.device.type == "cpu":
             keep_freed_memory()
@@ -207,13 +209,12 @@ class Run:
     def train_epoch(self, data: Images, epoch: int, steps: int, bar) -> dict[str, dict]:
         """One pass over the data, of so many steps; a row of the history for each student."""
         recipe, accelerator = self.recipe, self.accelerator
-        torch.manual_seed(recipe.seed + epoch + 1_000_003 * accelerator.process_index)  # dropout
         generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
         sums = {name: {} for name in self.models}
         seconds = dict.fromkeys(self.models, 0.0)
         began = time.perf_counter()
-        place = accelerator.process_index, accelerator.num_processes
-        stream = batches(data, recipe.batch_size, generator, recipe.augment, *place)
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        stream = batches(data, recipe.batch_size, generator, recipe.augment, rank, processes)
         for model in self.models.values():
             model.train()
         for step, (images, labels) in enumerate(stream):
@@ -225,6 +226,7 @@ class Run:
             look = accelerator.device.type == "cpu" or step % CHECK_EVERY == 0 or step == steps - 1
             for name in self.models:
                 start = time.perf_counter()
+                torch.manual_seed(hash((recipe.seed, epoch, step, rank)))  # of dropout
                 terms = self.step(name, images, labels, soft, rate)
                 for term, value in terms.items():
                     sums[name][term] = sums[name].get(term, 0) + value
@@ -233,9 +235,12 @@ class Run:
                 seconds[name] += time.perf_counter() - start
             bar.update()
             if look:
-                totals = {n: f"{float(t['total']) / (step + 1):.3f}" for n, t in sums.items()}
+                shown = {n: t["total"] for n, t in sums.items()}
+                if len(sums) == 1:  # room for all its terms
+                    shown = {term: v for term, v in sums[name].items() if term != "train accuracy"}
+                shown = {key: f"{float(value) / (step + 1):.3f}" for key, value in shown.items()}
                 bar.set_description(f"epoch {epoch}/{recipe.epochs}", refresh=False)
-                bar.set_postfix(totals, refresh=False)
+                bar.set_postfix(shown, refresh=False)
         means = {
             name: {
                 term: float(accelerator.reduce(value, "mean")) / steps
@@ -289,14 +294,15 @@ class Run:
                 tensors[f"{name}/momentum/{key}"] = state[parameter]["momentum_buffer"]
         return tensors
 
-    def save(self, epoch: int, history: dict) -> None:
-        """Keep the state after this epoch, where it is time for that and all weights are finite."""
+    def save(self, epoch: int, history: dict, steps: int) -> None:
+        """Keep the state after this epoch of so many steps, if it is time and all is finite."""
         self.epoch = epoch
         if time.monotonic() - self.saved < SAVE_EVERY and epoch < self.recipe.epochs:
             return
         for name, student in self.students.items():
-            if not all(p.isfinite().all() for p in student.network.parameters()):
-                self._diverged(f"{name}: a weight is not finite", epoch, -1)
+            for key, value in student.network.state_dict().items():
+                if not value.isfinite().all():
+                    self._diverged(f"{name}: {key} is not finite", epoch, steps - 1)
         if self.path is not None and self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             about = {

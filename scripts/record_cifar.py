@@ -6,7 +6,7 @@ First the search, nine trials of each method judged on validation images, and be
 Then, with the settings chosen, the five methods on all training images, with so many seeds: 3, or
 fewer, down to 0, to stop earlier and go on later. FOLDER gets networks and records, and can be
 given again after an interruption; what the book needs is then copied to tskd_lib/runs. With all
-seeds it takes seven hours on two cores.
+seeds it takes six to seven hours on two cores.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Fill the tables of the README and of the welcome page from records and notebooks.
+"""Fill the tables of the README and of some pages of the book from records and notebooks.
 
     python scripts/update_tables.py
 
@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import record_cifar
 
 from tskd_lib import records, timing
+from tskd_lib.losses import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "book" / "welcome.md")
+PAGES = (ROOT / "README.md", ROOT / "book" / "welcome.md", ROOT / "book" / "protocol.md")
 READING = 150  # words a minute, with formulas and code
 EXPERIMENTS = ("cifar100-few", "cifar100-small")
 
@@ -33,9 +35,15 @@ def experiment(name: str) -> str:
     students = [record for record in found if record["method"] != "teacher"]
     (teacher,) = (record for record in found if record["method"] == "teacher")
     origin, seeds = students[0]["provenance"], len({record["seed"] for record in students})
-    command = origin["command"].replace("record_", "python scripts/record_")
+    made, taught = (
+        f"`{o['command'].replace('record_', 'python scripts/record_')}` at commit "
+        f"`{o['git commit'][:7]}`"
+        for o in (origin, teacher["provenance"])
+    )
+    apart = "" if taught == made else f", the teacher with {taught},"
     speed = pd.DataFrame([{"method": r["method"], **r["cost"]} for r in students])
     speed = speed.groupby("method")["images per second"].median()
+    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
 
     def seen(record: dict) -> str:
         epochs = record["configuration"]["recipe"]["epochs"]
@@ -43,16 +51,42 @@ def experiment(name: str) -> str:
 
     return "\n".join(
         [
-            f"Test accuracy in percent after the last epoch, {seeds} seed{'s' * (seeds > 1)}: "
+            f"Test accuracy in percent after the last epoch, {spread}: "
             f"the students saw {seen(students[0])}, their teacher {seen(teacher)}.",
             "",
             records.markdown(records.summary(table)),
             "",
-            f"Made with `{command}` at commit `{origin['git commit'][:7]}` on "
+            f"Made with {made}{apart} on "
             f"{origin['hardware']}, threads: {origin['threads']}, {origin['precision']}. Training "
             f"steps, images/s: {', '.join(f'{m} {rate:,.0f}' for m, rate in speed.items())}.",
         ]
     )
+
+
+def search() -> str:
+    """What validation images chose for each method on CIFAR-100, and the teacher they will have."""
+    found = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
+    by_name, rows = {record["method"]: record["results"] for record in found}, []
+    chosen = record_cifar.best(found)
+    for method in PRESETS:
+        name = chosen[method]
+        trials = [r["exits"][-1]["accuracy"] for n, r in by_name.items() if n.split()[0] == method]
+        results, (_, rate, setting) = by_name[name], name.split()
+        vote = results["votes"]["probability"]["accuracy"]
+        rows.append(
+            {
+                "method": method,
+                "learning rate": rate.split("=")[1],
+                "its own setting": setting.replace("_", " ").replace("=", " "),
+                "deepest exit": f"{100 * results['exits'][-1]['accuracy']:.2f}",
+                "vote": f"{100 * vote:.2f}" if len(results["exits"]) > 1 else "",
+                "all nine, deepest exit": f"{100 * min(trials):.2f} to {100 * max(trials):.2f}",
+            }
+        )
+    (teacher,) = records.read_all(records.COMMITTED / record_cifar.NAME / "teacher")
+    reached = f"{100 * teacher['results']['exits'][-1]['accuracy']:.2f}"
+    table = records.markdown(pd.DataFrame(rows).set_index("method"))
+    return f"{table}\n\nThe teacher of the comparison is right on {reached} % of the test images."
 
 
 def bench() -> str:
@@ -96,7 +130,7 @@ def filled(text: str) -> str:
     return re.sub(r"<!-- (\w+):begin -->.*<!-- \1:end -->", table, text, flags=re.DOTALL)
 
 
-TABLES = {"results": results, "bench": bench, "chapters": chapters}
+TABLES = {"results": results, "search": search, "bench": bench, "chapters": chapters}
 
 if __name__ == "__main__":
     for page in PAGES:

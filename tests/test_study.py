@@ -229,6 +229,8 @@ def our_runs():
         networks = {method: network for network, goals in arms for method in goals}
         epochs = {record_why.EXPLORED: record_why.EPOCHS, record_why.CONFIRMED: 30}[name]
         yield name, objectives, networks, record_why.SEEDS, epochs
+    goals = {name: goal for name, (goal, _) in record_cifar.trials(Recipe()).items()}
+    yield f"{record_cifar.NAME}-search", goals, {}, range(1), record_cifar.SEARCH_EPOCHS
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     for strength in settings.TEACHERS:
@@ -257,6 +259,28 @@ def test_our_weaker_teachers_are_those_of_the_script(strength, width):
     configuration = records.read(path)["configuration"]
     assert configuration["network"]["width"] == width
     assert configuration["recipe"]["epochs"] == record_settings.TEACHER_EPOCHS
+
+
+def test_our_search_was_judged_on_validation_images():
+    found = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
+    judged = {record["data"]["test sha256"] for record in found}
+    explored = records.read_all(records.COMMITTED / record_why.EXPLORED)
+    assert judged == {record["data"]["test sha256"] for record in explored}
+    for record in found:
+        recipe = record["configuration"]["recipe"]
+        assert f" rate={recipe['learning_rate']:g} " in record["method"]
+        if record["method"].startswith("baseline"):
+            assert record["method"].endswith(f" weight_decay={recipe['weight_decay']:g}")
+
+
+def test_our_large_teacher_is_that_of_the_rules():
+    path = records.COMMITTED / record_cifar.NAME / "teacher" / "teacher.record.json"
+    record = records.read(path)
+    configuration = record["configuration"]
+    assert record_cifar.TEACHER.items() <= configuration["network"].items()
+    assert configuration["recipe"]["epochs"] == record_cifar.TEACHER_EPOCHS
+    assert record["data"]["train images"] == 50_000
+    assert record["data"]["test images"] == 10_000
 
 
 def test_a_change_of_the_settings_is_one_change():

@@ -1,4 +1,4 @@
-"""The tables of the README and of the welcome page are those of the records and the notebooks."""
+"""The tables of the README and of the book's pages are those of the records and notebooks."""
 
 import pytest
 import update_tables

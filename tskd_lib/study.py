@@ -60,8 +60,11 @@ class Study:
 
     def teacher_path(self) -> Path:
         """The teacher's checkpoint: ours where it comes with the library, else trained once."""
-        ours = records.COMMITTED / self.name / "teacher" / "teacher.json"
-        return ours if ours.exists() else self.train_teacher(self.folder / "teacher")
+        for place in (records.COMMITTED / self.name, self.folder):
+            path = place / "teacher" / "teacher.json"
+            if path.exists():
+                return path
+        return self.train_teacher(self.folder / "teacher")
 
     def teacher_job(self, folder: Path) -> dict:
         """What `experiments.run` is to be given to train the teacher in a folder."""

@@ -1,5 +1,8 @@
 """Backbones against torchvision's, and what `build` refuses."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torchvision
@@ -84,3 +87,26 @@ def test_the_weights_follow_the_seed():
 def test_what_cannot_be_built_is_said(arguments, message):
     with pytest.raises(ValueError, match=message):
         networks.build(**{"name": "resnet8", "classes": 10, **arguments})
+
+
+@pytest.mark.parametrize("size", [7, 16])
+def test_strided_pointwise_convolution_is_torchs(size):
+    layer = networks.StridedPointwise(3, 5, 1, 2, bias=False)
+    plain = torch.nn.Conv2d(3, 5, 1, 2, bias=False)
+    plain.load_state_dict(layer.state_dict())
+    images = torch.randn(4, 3, size, size).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(layer(images), plain(images))
+
+
+def test_training_on_two_threads_survives_odd_batches():
+    code = """
+import torch
+from tskd_lib import networks
+torch.set_num_threads(2)
+block = networks.ResidualBlock(8, 16, 2).to(memory_format=torch.channels_last)
+for _ in range(200):
+    hidden = torch.randn(61, 8, 16, 16).to(memory_format=torch.channels_last)
+    block(hidden.requires_grad_()).square().sum().backward()
+    junk = [torch.randn(n) for n in (16, 64, 100, 1000, 5000)]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 STEMS = ("cifar", "imagenet")
@@ -68,10 +69,26 @@ class Backbone(nn.Module):
         return self.classifier(self.pool(hidden))
 
 
+class StridedPointwise(nn.Conv2d):
+    """A 1 x 1 convolution with a stride, which on CPUs picks the pixels before it multiplies.
+
+    There oneDNN's gradient of the strided kernel writes outside its memory for some batch sizes
+    (AVX-512, two threads, PyTorch 2.14).
+    """
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[B, C, H, W]` to `[B, C', H / stride, W / stride]`."""
+        if hidden.device.type != "cpu":
+            return super().forward(hidden)
+        down, right = self.stride
+        return F.conv2d(hidden[:, :, ::down, ::right], self.weight, self.bias)
+
+
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
     """A convolution without bias that keeps the size at stride 1, and its batch norm."""
+    layer = StridedPointwise if kernel == 1 and stride > 1 else nn.Conv2d
     return [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        layer(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
     ]
 

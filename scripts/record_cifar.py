@@ -30,7 +30,7 @@ SETTINGS = {
     "byot": ("self_", (0.0, 0.1, 0.3)),
     "tskd": ("self_", (0.0, 0.1, 0.3)),
 }
-SEARCH_EPOCHS, SEEDS = 10, "0123"  # how many
+SEARCH_EPOCHS, SEEDS = 10, ("0", "1", "2", "3")  # how many
 TEACHER, TEACHER_EPOCHS = {"name": "resnet18", "width": 0.5}, 24
 
 
@@ -69,6 +69,12 @@ def best(found: list[dict]) -> dict[str, str]:
     return {r["method"].split()[0]: r["method"] for r in sorted(found, key=quality)}
 
 
+def chosen(found: list[dict], recipe: Recipe) -> dict[str, tuple[Objective, Recipe]]:
+    """Each method as in its best trial, with this recipe but for what was searched."""
+    arms = trials(recipe)
+    return {method: arms[name] for method, name in best(found).items()}
+
+
 def whole(few: study.Study, folder: Path) -> study.Study:
     """The problem with all training images, and a teacher of two blocks a stage."""
     train, _ = data.load("cifar100")
@@ -92,13 +98,11 @@ def main(folder: Path, seeds: str = SEEDS[-1]) -> None:
     teacher = {**full.teacher_job(full.folder / "teacher"), "progress": False}
     tried = trials(replace(few.student_recipe, epochs=SEARCH_EPOCHS))
     study.run_jobs([teacher, *jobs(search, tried, 0)])
-    chosen = best(records.read_all(search.folder / "seed-0"))
-    arms = trials(few.student_recipe)
-    arms = {method: arms[name] for method, name in chosen.items()}
+    arms = chosen(records.read_all(search.folder / "seed-0"), few.student_recipe)
     if students := [job for seed in range(int(seeds)) for job in jobs(full, arms, seed)]:
         study.run_jobs(students)
     keep(search.folder, search.test)
-    keep(full.folder, full.test)
+    keep(full.folder, full.test, full.test)  # no other images are left to fit an analysis on
 
 
 if __name__ == "__main__":

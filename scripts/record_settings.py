@@ -2,9 +2,10 @@
 
     python scripts/record_settings.py FOLDER
 
-One change at a time of temperature, weights, number of exits and teacher; the students without a
-change are those of `record_why.py`. FOLDER gets networks and records, and can be given again after
-an interruption; what the book needs is then copied to tskd_lib/runs. It takes an hour on two cores.
+One change at a time of temperature, weights, number of exits, teacher and length of training; the
+students without a change are those of `record_why.py`. FOLDER gets networks and records, and can be given again after
+an interruption; what the book needs is then copied to tskd_lib/runs. It takes two hours on two
+cores.
 """
 
 import sys
@@ -18,6 +19,7 @@ from tskd_lib import study
 from tskd_lib.losses import PRESETS, Objective
 
 NAME = "cifar100-few-settings"
+LONG, LONG_EPOCHS = "cifar100-few-long", 60
 TEACHERS, TEACHER_EPOCHS = {"weak": 0.125, "medium": 0.25}, 10  # widths
 
 
@@ -54,7 +56,10 @@ def main(folder: Path) -> None:
     few = replace(few, student_recipe=replace(few.student_recipe, epochs=EPOCHS))
     settings = variant(few, folder / NAME, name=NAME, test=few.validation)
     settings.run(arms(), SEEDS)
-    problems = []
+    recipe = replace(few.student_recipe, epochs=LONG_EPOCHS)
+    longer = variant(settings, folder / LONG, name=LONG, student_recipe=recipe)
+    longer.run({"tskd": PRESETS["tskd"]}, SEEDS)
+    problems = [longer]
     for strength, width in TEACHERS.items():
         name = f"cifar100-few-{strength}"
         problem = replace(

@@ -36,9 +36,8 @@ def experiment(name: str) -> str:
     (teacher,) = (record for record in found if record["method"] == "teacher")
     origin, seeds = students[0]["provenance"], len({record["seed"] for record in students})
     made, taught = (
-        f"`{o['command'].replace('record_', 'python scripts/record_')}` at commit "
-        f"`{o['git commit'][:7]}`"
-        for o in (origin, teacher["provenance"])
+        f"`{records.command(record)}` at commit `{record['provenance']['git commit'][:7]}`"
+        for record in (students[0], teacher)
     )
     apart = "" if taught == made else f", the teacher with {taught},"
     speed = pd.DataFrame([{"method": r["method"], **r["cost"]} for r in students])

@@ -231,8 +231,12 @@ def our_runs():
         yield name, objectives, networks, record_why.SEEDS, epochs
     goals = {name: goal for name, (goal, _) in record_cifar.trials(Recipe()).items()}
     yield f"{record_cifar.NAME}-search", goals, {}, range(1), record_cifar.SEARCH_EPOCHS
+    search = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
+    goals = {method: goal for method, (goal, _) in record_cifar.chosen(search, Recipe()).items()}
+    yield record_cifar.NAME, goals, {}, range(1), 30
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
+    yield settings.LONG, {"tskd": PRESETS["tskd"]}, {}, settings.SEEDS, settings.LONG_EPOCHS
     for strength in settings.TEACHERS:
         weak = {method: PRESETS[method] for method in ("kd", "tskd")}
         yield f"cifar100-few-{strength}", weak, {}, settings.SEEDS, settings.EPOCHS
@@ -271,6 +275,20 @@ def test_our_search_was_judged_on_validation_images():
         assert f" rate={recipe['learning_rate']:g} " in record["method"]
         if record["method"].startswith("baseline"):
             assert record["method"].endswith(f" weight_decay={recipe['weight_decay']:g}")
+
+
+def test_our_large_students_have_what_the_search_chose():
+    search = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
+    chosen = record_cifar.chosen(search, Recipe())
+    folder = records.COMMITTED / record_cifar.NAME
+    teacher = records.read(folder / "teacher" / "teacher.record.json")["weights sha256"]
+    for record in records.read_all(folder):
+        if record["method"] in PRESETS:
+            configuration, (goal, own) = record["configuration"], chosen[record["method"]]
+            assert configuration["recipe"]["learning_rate"] == own.learning_rate
+            assert configuration["recipe"]["weight_decay"] == own.weight_decay
+            assert configuration["teacher"] == (teacher if goal.teacher else None)
+            assert record["data"]["train images"] == 50_000
 
 
 def test_our_large_teacher_is_that_of_the_rules():

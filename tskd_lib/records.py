@@ -270,6 +270,12 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
     }
 
 
+def command(record: dict) -> str:
+    """What to type in a clone of the book to make this record anew."""
+    typed = record["provenance"]["command"]
+    return f"python scripts/{typed}" if typed.startswith("record_") else typed
+
+
 def summary(results):
     """Accuracy in percent, methods by exits and votes: mean and deviation over seeds.
 

@@ -27,7 +27,8 @@ def report(results: pd.DataFrame) -> str:
     """
     parts, run = [], ["experiment", "method", "seed", "images"]
     twice = results[results.duplicated([*run, "answer"])]
-    for name, method, seed, _ in twice[run].itertuples(index=False):
+    if not twice.empty:
+        name, method, seed, _ = twice.iloc[0][run]
         raise RecordError(
             f"the experiment {name!r} has two runs of {method} with seed {seed}: "
             "report the folders one by one"

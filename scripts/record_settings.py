@@ -3,9 +3,9 @@
     python scripts/record_settings.py FOLDER
 
 One change at a time of temperature, weights, number of exits, teacher and length of training; the
-students without a change are those of `record_why.py`. FOLDER gets networks and records, and can be given again after
-an interruption; what the book needs is then copied to tskd_lib/runs. It takes two hours on two
-cores.
+students without a change are those of `record_why.py`. FOLDER gets networks and records, and can be
+given again after an interruption; what the book needs is then copied to tskd_lib/runs. It takes two
+hours on two cores.
 """
 
 import sys

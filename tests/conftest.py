@@ -1,5 +1,8 @@
 """What several tests need: a small piece of the digits, and tiny students."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +10,23 @@ from tskd_lib import data
 from tskd_lib.exits import build_student
 
 torch.set_num_threads(1)  # tiny tensors: two threads that wait for each other are slower
+
+
+@pytest.fixture(scope="session")
+def real_images():
+    """A function that loads a data set that is on this machine, or skips the test.
+
+    It is looked for in TSKD_DATA_ROOT, and in the folder `data` of the repository.
+    """
+    root = os.environ.get("TSKD_DATA_ROOT", Path(__file__).parents[1] / "data")
+
+    def load(name):
+        try:
+            return data.load(name, root, download=False)
+        except data.DataError as error:
+            pytest.skip(str(error))
+
+    return load
 
 
 @pytest.fixture(scope="session")

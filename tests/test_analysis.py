@@ -2,7 +2,6 @@
 
 import html.parser
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +13,6 @@ from tskd_lib import (
     analysis,
     anytime,
     checkpoints,
-    data,
     experiments,
     metrics,
     records,
@@ -200,6 +198,37 @@ def test_our_grid_is_whole_and_its_analyses_are_of_its_records():
         assert low == pytest.approx(record["results"]["exits"][-1]["ece"], abs=0.02)
 
 
+ANALYSED = sorted(
+    {
+        path.relative_to(records.COMMITTED).parts[0]
+        for path in records.COMMITTED.rglob("*" + analysis.SUFFIX)
+    }
+)
+
+
+@pytest.mark.parametrize("name", ANALYSED)
+def test_our_analyses_agree_with_their_records(name):
+    found = {r["weights sha256"]: r for r in records.read_all(records.COMMITTED / name)}
+    for digest, look in analysis.read_all(records.COMMITTED / name).items():
+        record = found[digest]
+        exits, votes = record["results"]["exits"], record["results"]["votes"]
+        assert look["test sha256"] == record["data"]["test sha256"]
+        named = {**{f"exit {k + 1}": exit for k, exit in enumerate(exits)}, "deepest": exits[-1]}
+        named["vote probability"] = votes["probability"]
+        for answer, bins in look["calibration"].items():
+            assert bins["ece"] == pytest.approx(named[answer]["ece"], abs=0.01), answer
+            assert sum(bins["count"]) == record["data"]["test images"]
+            right = sum(n * share for n, share in zip(bins["count"], bins["accuracy"]) if n)
+            share = right / sum(bins["count"])
+            assert share == pytest.approx(named[answer]["accuracy"], abs=0.005), answer
+        if len(exits) > 1:
+            ends = [look["early exit"]["accuracy"][end] for end in (0, -1)]
+            assert ends == pytest.approx([exits[k]["accuracy"] for k in (0, -1)], abs=0.005)
+            costs = look["early exit"]["flops"]
+            assert costs == sorted(costs)
+            assert [costs[0], costs[-1]] == [record["cost"]["flops"][k] for k in (0, -1)]
+
+
 CHECKPOINTS = [
     path
     for path in sorted(records.COMMITTED.rglob("*.record.json"))
@@ -208,16 +237,13 @@ CHECKPOINTS = [
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: "/".join(path.parts[-3:]))
-def test_our_checkpoints_answer_as_their_records_say(path):
+def test_our_checkpoints_answer_as_their_records_say(path, real_images):
     record = records.read(path)
-    name, root = record["data"]["name"], os.environ.get("TSKD_DATA_ROOT")
-    if name != "digits" and not root:
-        pytest.skip(f"{name} is not here: set TSKD_DATA_ROOT")
+    _, test = real_images(record["data"]["name"])
     network, about = checkpoints.load_network(Path(str(path).replace(".record.json", ".json")))
     assert about["sha256"] == record["weights sha256"]
     weights = next(path.parent.glob(path.name.replace(".record.json", "-*.safetensors")))
     assert weights.stat().st_size < 4_000_000 or record["method"] == "teacher"
-    _, test = data.load(name, root or "data")
     assert test.checksum() == record["data"]["test sha256"]
     found = experiments.summarise(
         predict(network, test, record["provenance"]["precision"]), test.labels

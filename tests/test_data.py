@@ -411,9 +411,8 @@ def test_damaged_pickles_are_reported(monkeypatch, tmp_path):
         load("cifar100", root)
 
 
-@pytest.mark.skipif("TSKD_DATA_ROOT" not in os.environ, reason="TSKD_DATA_ROOT: no real data")
-def test_the_real_cifar100():
-    train, test = load("cifar100", os.environ["TSKD_DATA_ROOT"], download=False)
+def test_the_real_cifar100(real_images):
+    train, test = real_images("cifar100")
     assert (len(train), len(test), train.shape, len(train.classes)) == (
         50_000,
         10_000,

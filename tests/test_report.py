@@ -32,6 +32,24 @@ def test_a_vote_is_held_against_the_deepest_exit_of_a_rival_without_one():
     assert not any(name.startswith(("kd", "teacher")) for name in table.index)
 
 
+def test_exits_before_the_deepest_are_held_against_those_of_a_rival_that_has_them():
+    table = versus(OURS, "multi_exit")
+    accuracy = 100 * OURS.pivot_table("accuracy", ["method", "answer"], "seed")
+    gain = accuracy.loc["tskd", "exit 1"] - accuracy.loc["multi_exit", "exit 1"]
+    assert float(table.loc["tskd, exit 1", "over multi_exit"]) == pytest.approx(
+        gain.mean(), abs=0.006
+    )
+    named = [name.split(", ")[1] for name in table.index if name.startswith("tskd,")]
+    assert named == ["exit 1", "exit 2", "exit 3", "deepest", "vote probability"]
+    assert not any(", exit" in name for name in versus(OURS, "kd").index)
+
+
+def test_costs_are_in_the_report():
+    (line,) = (line for line in report(OURS).splitlines() if line.startswith("| tskd | 94016 |"))
+    record = records.read(records.COMMITTED / "digits-few" / "seed-0" / "tskd.record.json")
+    assert f"| {record['cost']['flops'][-1] / 1e6:.1f} |".replace(".0 ", " ") in line
+
+
 def test_one_seed_gives_no_differences():
     one = OURS[OURS.seed == 0]
     assert versus(one, "kd").empty and "over kd" not in report(one)

@@ -207,11 +207,11 @@ def predict_files(options: argparse.Namespace) -> None:
 def report_folder(options: argparse.Namespace) -> None:
     """The tables of a folder of records as Markdown, and as report.md and report.csv.
 
-    A table for each experiment, and in it for each number of images that its students saw:
+    Two tables for each experiment, and in it for each number of images that its students saw:
     accuracy in percent of every method at every exit and vote, as mean and standard deviation
-    where there are several seeds. Where methods share seeds with kd
-    or byot, tables of their paired differences follow, in points, with 95 % intervals. The CSV
-    has all measures of all runs.
+    where there are several seeds, and what the methods cost. Where methods share seeds with kd,
+    byot or multi_exit, tables of their paired differences follow, in points, with 95 % intervals.
+    The CSV has all measures of all runs.
     """
     results = records.frame(records.read_all(options.folder))
     text = report.report(results)

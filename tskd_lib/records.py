@@ -199,8 +199,8 @@ def answers(results: dict, parameters: list[int], flops: list[int]):
 def frame(records: Iterable[dict]):
     """The results of many runs as one DataFrame: a row for each run and exit or vote.
 
-    Columns: experiment, method, seed, images (that it was trained on), answer and the columns of
-    `answers`.
+    Columns: experiment, method, seed, images (that it was trained on), answer, the columns of
+    `answers`, and the run's seconds and images per second.
     """
     import pandas as pd
 
@@ -211,6 +211,7 @@ def frame(records: Iterable[dict]):
         for place, key in enumerate(("experiment", "method", "seed")):
             table.insert(place, key, record[key])
         table.insert(3, "images", record["data"]["train images"])
+        table = table.assign(**{key: cost[key] for key in ("seconds", "images per second")})
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
@@ -296,9 +297,26 @@ def summary(results):
     return cells.unstack().reindex(methods)[answers].fillna("")
 
 
+def costs(results):
+    """Parameters, MFLOPs for one image, seconds of training steps and their images per second.
+
+    Args:
+        results: from `frame`.
+
+    Returns:
+        A DataFrame with a row for each method in the order of `summary`: size and FLOPs of the
+        deepest exit with those before it, the medians over seeds of the rest.
+    """
+    columns = ["parameters", "flops", "seconds", "images per second"]
+    deepest = results[results.answer == "deepest"]
+    table = deepest.groupby("method")[columns].median().loc[summary(deepest).index]
+    table.insert(1, "MFLOPs", (table.pop("flops") / 1e6).round(1))
+    return table.round(1).astype({"parameters": int})
+
+
 def markdown(table) -> str:
     """A DataFrame as a Markdown table, its index as the first column."""
     lines = [[table.index.name or "", *table.columns], ["---"] + ["---:"] * table.shape[1]]
-    lines += [[label, *row] for label, row in zip(table.index, table.to_numpy().tolist())]
+    lines += [[label, *row] for label, row in zip(table.index, table.itertuples(index=False))]
     cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

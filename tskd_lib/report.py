@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .metrics import paired
-from .records import RecordError, markdown, summary
+from .records import RecordError, costs, markdown, summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RIVALS = ("kd", "byot")  # what the paper compares TSKD with
+RIVALS = ("kd", "byot", "multi_exit")  # the paper compares TSKD with the first two
 
 
 def report(results: pd.DataFrame) -> str:
     """Tables in Markdown: of each experiment, and in it of each number of training images.
 
-    The first table has the accuracies in percent (`records.summary`). Where methods share two
-    seeds or more with kd or byot, tables of their differences follow (`versus`).
+    The first table has the accuracies in percent (`records.summary`), the second what they cost
+    (`records.costs`). Where methods share two seeds or more with kd, byot or multi_exit, tables of
+    their differences follow (`versus`).
 
     Args:
         results: from `records.frame`.
@@ -42,7 +43,7 @@ def report(results: pd.DataFrame) -> str:
                 title = f"{title}, {images:,} images"
                 part = experiment[teachers | (experiment.images == images)]
             rivals = [rival for rival in RIVALS if rival in set(part.method)]
-            tables = [summary(part), *(versus(part, rival) for rival in rivals)]
+            tables = [summary(part), costs(part), *(versus(part, rival) for rival in rivals)]
             parts += [title, *(markdown(table) for table in tables if not table.empty)]
     return "\n\n".join(parts) + "\n"
 
@@ -55,22 +56,27 @@ def versus(results: pd.DataFrame, rival: str) -> pd.DataFrame:
         rival: a method; its deepest exit stands in for a vote that it does not have.
 
     Returns:
-        A DataFrame with a row for each method's deepest exit and vote of mean probabilities:
-        the mean difference, its 95 % t interval, the p-value of the paired t test, and the
-        number of seeds that both have. Empty where no method shares two seeds with the rival.
+        A DataFrame with a row for each method's deepest exit, its vote of mean probabilities, and
+        those exits before the deepest that the rival has too: the mean difference, its 95 % t
+        interval, the p-value of the paired t test, and the number of seeds that both have. Empty
+        where no method shares two seeds with the rival.
     """
     import pandas as pd
 
     accuracy, rows = results.pivot_table("accuracy", ["method", "answer"], "seed"), {}
-    for method in accuracy.index.unique("method").drop([rival, "teacher"], errors="ignore"):
-        for answer in ("deepest", "vote probability"):
-            theirs = (rival, answer if (rival, answer) in accuracy.index else "deepest")
-            if {(method, answer), theirs} <= set(accuracy.index):
-                both = 100 * accuracy.loc[[(method, answer), theirs]].dropna(axis=1)
-                if both.shape[1] > 1:
-                    gain = paired(*both.to_numpy())
-                    values = [gain.mean, gain.t_low, gain.t_high]
-                    rows[f"{method}, {answer}"] = [*map("{:+.2f}".format, values),
-                                                   f"{gain.p:.2g}", gain.n]  # fmt: skip
+    known = set(accuracy.index)
+    ours = accuracy.index.drop([rival, "teacher"], level="method", errors="ignore")
+    for method, answer in sorted(ours, key=lambda pair: (pair[0], pair[1][:4] != "exit", pair[1])):
+        same = (rival, answer)
+        theirs = same if same in known else (rival, "deepest")
+        compared = answer in ("deepest", "vote probability") or (
+            answer.startswith("exit") and same in known
+        )
+        if compared and theirs in known:
+            both = 100 * accuracy.loc[[(method, answer), theirs]].dropna(axis=1)
+            if both.shape[1] > 1:
+                gain = paired(*both.to_numpy())
+                values = [*map("{:+.2f}".format, (gain.mean, gain.t_low, gain.t_high))]
+                rows[f"{method}, {answer}"] = [*values, f"{gain.p:.2g}", gain.n]
     columns = [f"over {rival}", "low", "high", "p", "seeds"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

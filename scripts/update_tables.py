@@ -18,8 +18,13 @@ from tskd_lib.losses import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "book" / "welcome.md", ROOT / "book" / "protocol.md")
+OUTCOMES = {  # what the rules of the large comparison ask
+    "vote of tskd over kd": (("tskd", "vote probability"), ("kd", "deepest")),
+    "vote of tskd over vote of byot": (("tskd", "vote probability"), ("byot", "vote probability")),
+    "exit 1 of tskd over exit 1 of multi_exit": (("tskd", "exit 1"), ("multi_exit", "exit 1")),
+}
 READING = 150  # words a minute, with formulas and code
-EXPERIMENTS = ("cifar100-few", "cifar100-small")
+EXPERIMENTS = (record_cifar.NAME, "cifar100-few", "cifar100-small")
 
 
 def results() -> str:
@@ -88,6 +93,20 @@ def search() -> str:
     return f"{table}\n\nThe teacher of the comparison is right on {reached} % of the test images."
 
 
+def outcomes() -> str:
+    """The three differences of the large comparison, in points, for each seed that is there."""
+    found = records.frame(records.read_all(records.COMMITTED / record_cifar.NAME))
+    accuracy = 100 * found.pivot_table("accuracy", ["method", "answer"], "seed")
+    gains = pd.DataFrame(
+        {
+            name: accuracy.loc[ours] - accuracy.loc[theirs]
+            for name, (ours, theirs) in OUTCOMES.items()
+        }
+    ).T.dropna(axis=1)
+    table = gains.map("{:+.2f}".format).rename(columns="seed {}".format)
+    return records.markdown(table.rename_axis("difference", axis=0))
+
+
 def bench() -> str:
     """What `tskd bench` measured."""
     record = json.loads((records.COMMITTED / "bench.json").read_text("utf-8"))
@@ -129,7 +148,13 @@ def filled(text: str) -> str:
     return re.sub(r"<!-- (\w+):begin -->.*<!-- \1:end -->", table, text, flags=re.DOTALL)
 
 
-TABLES = {"results": results, "search": search, "bench": bench, "chapters": chapters}
+TABLES = {
+    "results": results,
+    "search": search,
+    "outcomes": outcomes,
+    "bench": bench,
+    "chapters": chapters,
+}
 
 if __name__ == "__main__":
     for page in PAGES:

@@ -68,7 +68,12 @@ def results(methods, seeds, base=0.6, spread=0.02):
                     "method": method,
                     "seed": seed,
                     "data": {"train images": 100},
-                    "cost": {"parameters": [1] * exits, "flops": [1] * exits},
+                    "cost": {
+                        "parameters": [1] * exits,
+                        "flops": [1] * exits,
+                        "seconds": 1.0,
+                        "images per second": 100.0,
+                    },
                     "results": {"exits": quality[:-1], "votes": votes},
                 }
             )

@@ -45,8 +45,7 @@ def experiment(name: str) -> str:
         for record in (students[0], teacher)
     )
     apart = "" if taught == made else f", the teacher with {taught},"
-    speed = pd.DataFrame([{"method": r["method"], **r["cost"]} for r in students])
-    speed = speed.groupby("method")["images per second"].median()
+    speed = records.costs(records.frame(students))["images per second"]
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
 
     def seen(record: dict) -> str:

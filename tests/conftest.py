@@ -1,5 +1,6 @@
 """What several tests need: a small piece of the digits, and tiny students."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def real_images():
     """
     root = os.environ.get("TSKD_DATA_ROOT", Path(__file__).parents[1] / "data")
 
+    @functools.cache
     def load(name):
         try:
             return data.load(name, root, download=False)

@@ -244,8 +244,11 @@ def our_runs():
         yield f"cifar100-few-{strength}", weak, {}, settings.SEEDS, settings.EPOCHS
 
 
+OUR_RUNS = [*our_runs()]
+
+
 @pytest.mark.parametrize(
-    "name, arms, networks, seeds, epochs", [*our_runs()], ids=[run[0] for run in our_runs()]
+    "name, arms, networks, seeds, epochs", OUR_RUNS, ids=[run[0] for run in OUR_RUNS]
 )
 def test_our_records_are_those_of_the_script(name, arms, networks, seeds, epochs):
     found = [r for r in records.read_all(records.COMMITTED / name) if r["method"] != "teacher"]

@@ -211,7 +211,8 @@ def frame(records: Iterable[dict]):
         for place, key in enumerate(("experiment", "method", "seed")):
             table.insert(place, key, record[key])
         table.insert(3, "images", record["data"]["train images"])
-        table = table.assign(**{key: cost[key] for key in ("seconds", "images per second")})
+        for key in ("seconds", "images per second"):
+            table[key] = cost[key]
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
@@ -277,6 +278,12 @@ def command(record: dict) -> str:
     return f"python scripts/{typed}" if typed.startswith("record_") else typed
 
 
+def _in_order(methods) -> list[str]:
+    """The methods of a column once each, in the order of `losses.PRESETS`, others first."""
+    places = {method: place for place, method in enumerate(PRESETS)}
+    return sorted(methods.unique(), key=lambda method: places.get(method, -1))
+
+
 def summary(results):
     """Accuracy in percent, methods by exits and votes: mean and deviation over seeds.
 
@@ -292,9 +299,7 @@ def summary(results):
     spread = spread.map(" ± {:.2f}".format).where(spread.notna(), "")
     cells = groups.mean().map("{:.2f}".format) + spread
     answers = sorted(results.answer.unique(), key=lambda a: (a.startswith("vote"), a == "deepest"))
-    places = {method: place for place, method in enumerate(PRESETS)}
-    methods = sorted(results.method.unique(), key=lambda method: places.get(method, -1))
-    return cells.unstack().reindex(methods)[answers].fillna("")
+    return cells.unstack().reindex(_in_order(results.method))[answers].fillna("")
 
 
 def costs(results):
@@ -309,9 +314,9 @@ def costs(results):
     """
     columns = ["parameters", "flops", "seconds", "images per second"]
     deepest = results[results.answer == "deepest"]
-    table = deepest.groupby("method")[columns].median().loc[summary(deepest).index]
+    table = deepest.groupby("method")[columns].median().loc[_in_order(deepest.method)]
     table.insert(1, "MFLOPs", (table.pop("flops") / 1e6).round(1))
-    return table.round(1).astype({"parameters": int})
+    return table.astype({"parameters": int})
 
 
 def markdown(table) -> str:

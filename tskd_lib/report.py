@@ -64,19 +64,15 @@ def versus(results: pd.DataFrame, rival: str) -> pd.DataFrame:
     import pandas as pd
 
     accuracy, rows = results.pivot_table("accuracy", ["method", "answer"], "seed"), {}
-    known = set(accuracy.index)
-    ours = accuracy.index.drop([rival, "teacher"], level="method", errors="ignore")
-    for method, answer in sorted(ours, key=lambda pair: (pair[0], pair[1][:4] != "exit", pair[1])):
-        same = (rival, answer)
-        theirs = same if same in known else (rival, "deepest")
-        compared = answer in ("deepest", "vote probability") or (
-            answer.startswith("exit") and same in known
-        )
-        if compared and theirs in known:
-            both = 100 * accuracy.loc[[(method, answer), theirs]].dropna(axis=1)
-            if both.shape[1] > 1:
-                gain = paired(*both.to_numpy())
-                values = [*map("{:+.2f}".format, (gain.mean, gain.t_low, gain.t_high))]
-                rows[f"{method}, {answer}"] = [*values, f"{gain.p:.2g}", gain.n]
+    exits = [a for method, a in accuracy.index if method == rival and a.startswith("exit")]
+    for method in accuracy.index.unique("method").drop([rival, "teacher"], errors="ignore"):
+        for answer in (*exits, "deepest", "vote probability"):
+            theirs = (rival, answer if (rival, answer) in accuracy.index else "deepest")
+            if {(method, answer), theirs} <= set(accuracy.index):
+                both = 100 * accuracy.loc[[(method, answer), theirs]].dropna(axis=1)
+                if both.shape[1] > 1:
+                    gain = paired(*both.to_numpy())
+                    values = [*map("{:+.2f}".format, (gain.mean, gain.t_low, gain.t_high))]
+                    rows[f"{method}, {answer}"] = [*values, f"{gain.p:.2g}", gain.n]
     columns = [f"over {rival}", "low", "high", "p", "seeds"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -68,8 +68,7 @@ def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-page_faults()
-print(page_faults())
+print(min(page_faults() for _ in range(10)))  # the first ones can fall between other blocks
 """
     command, cpu = [sys.executable, "-c", code], {**os.environ, "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, env=cpu, check=True, capture_output=True, text=True)

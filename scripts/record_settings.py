@@ -58,7 +58,8 @@ def main(folder: Path) -> None:
     settings.run(arms(), SEEDS)
     recipe = replace(few.student_recipe, epochs=LONG_EPOCHS)
     longer = variant(settings, folder / LONG, name=LONG, student_recipe=recipe)
-    longer.run({"tskd": PRESETS["tskd"]}, SEEDS)
+    rivals = {method: PRESETS[method] for method in ("kd", "tskd")}
+    longer.run(rivals, SEEDS)
     problems = [longer]
     for strength, width in TEACHERS.items():
         name = f"cifar100-few-{strength}"
@@ -71,7 +72,7 @@ def main(folder: Path) -> None:
         )
         problem.train_teacher(problem.folder / "teacher")
         problem = replace(problem, test=few.validation)
-        problem.run({method: PRESETS[method] for method in ("kd", "tskd")}, SEEDS)
+        problem.run(rivals, SEEDS)
         problems.append(problem)
     keep(settings.folder, settings.test, settings.validation, arms(), networks=())
     for problem in problems:

@@ -37,7 +37,7 @@ serve: $(INSTALLED)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --nbval
+	TSKD_PROFILE=quick $(BIN)/python -m pytest --nbval
 
 lowest: $(INSTALLED)
 	$(BIN)/python scripts/run_with_versions.py lowest

@@ -22,7 +22,7 @@ from tskd_lib import (
 from tskd_lib.explorer import Explorer
 from tskd_lib.losses import PRESETS
 from tskd_lib.recipes import Recipe
-from tskd_lib.training import predict
+from tskd_lib.training import evaluate, predict
 
 METHODS = ("baseline", "multi_exit", "byot")
 RECIPE = Recipe(epochs=1, batch_size=50, learning_rate=0.05, augment=None, precision="fp32")
@@ -245,9 +245,7 @@ def test_our_checkpoints_answer_as_their_records_say(path, real_images):
     weights = next(path.parent.glob(path.name.replace(".record.json", "-*.safetensors")))
     assert weights.stat().st_size < 4_000_000 or record["method"] == "teacher"
     assert test.checksum() == record["data"]["test sha256"]
-    found = experiments.summarise(
-        predict(network, test, record["provenance"]["precision"]), test.labels
-    )
+    found = evaluate(network, test, record["provenance"]["precision"])
     for mine, recorded in zip(found["exits"], record["results"]["exits"]):
         assert mine["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.003)
     assert found["oracle"] == pytest.approx(record["results"]["oracle"], abs=0.003)

@@ -286,8 +286,16 @@ def test_evaluate_normalises_as_in_training(copied, capsys):
     assert run("evaluate", path, "--precision", "fp32", "--json") == 0
     network, _ = checkpoints.load_network(path)
     test = dataclasses.replace(data.load("digits", image_size=8)[1], mean=(0.9,), std=(0.5,))
-    expected = experiments.summarise(training.predict(network, test, "fp32"), test.labels)
-    assert json.loads(capsys.readouterr().out) == expected
+    assert json.loads(capsys.readouterr().out) == training.evaluate(network, test, "fp32")
+
+
+def test_evaluate_says_when_its_images_are_not_those_of_the_record(copied, capsys):
+    record = copied / "seed-0" / "tskd.record.json"
+    assert run("evaluate", record.with_name("tskd.json")) == 0
+    assert capsys.readouterr().err == ""
+    edit(record, lambda about: about["data"].update({"test sha256": "0" * 64}))
+    assert run("evaluate", record.with_name("tskd.json")) == 0
+    assert capsys.readouterr().err == f"tskd: these are not the test images of {record}\n"
 
 
 @pytest.mark.parametrize("rule", [None, "majority", "logit"])
@@ -416,6 +424,7 @@ BAD_OPTIONS = [
     ("train --per-class -5", "--per-class"),
     ("train --subset-seed -1", "--subset-seed"),
     ("train --image-size 0", "--image-size"),
+    ("train --image-size 99999", "--image-size: '99999' should be a whole number from 1 to 16384"),
     ("compare --image-size -8", "--image-size"),
     ("evaluate NETWORK --image-size 0", "--image-size"),
     ("train --network resnet9", "--network: invalid choice: 'resnet9' .*resnet18"),
@@ -434,13 +443,17 @@ BAD_OPTIONS = [
     ("train --weights exits=2", "unknown weight 'exits'; known are label"),
     ("train --weights temperature=0", "temperature must be positive"),
     ("train --weights smoothing=1", "smoothing must be from 0 to below 1"),
+    ("train --method kd --weights label=1 self_=1", "one exit, on which label and self_ would"),
     ("train --method kd", "kd learns from a teacher: give --teacher"),
     ("train --weights teacher=1", "baseline learns from a teacher: give --teacher"),
     ("predict NETWORK PHOTO --threshold nan", "--threshold"),
     ("predict NETWORK PHOTO --threshold -0.1", "--threshold"),
+    ("predict NETWORK PHOTO --threshold 90", "--threshold: '90' should be a number from 0 to 2"),
     ("predict NETWORK PHOTO --vote best", "--vote"),
     ("predict NETWORK", "images"),
     ("bench --rounds 0", "rounds"),
+    ("bench --out TMP", "TMP is a folder; name a file"),
+    ("bench --out PHOTO/bench.json", "PHOTO is a file; give a folder"),
     ("", "COMMAND"),
     ("learn", "invalid choice: 'learn'"),
     ("train --colour blue", "--colour"),
@@ -448,6 +461,8 @@ BAD_OPTIONS = [
     ("train --dataset mnist", "unknown data set 'mnist'; known are digits, cifar10"),
     ("compare --dataset mnist", "unknown data set 'mnist'"),
     ("evaluate NETWORK --dataset mnist", "unknown data set 'mnist'"),
+    ("train --data-root TMP", "digits are embedded and have no --data-root: give --dataset"),
+    ("evaluate NETWORK --data-root TMP", "digits are embedded and have no --data-root"),
     ("train --dataset folder --data-root TMP/none", "TMP/none cannot be read .*expected a folder"),
     ("train --dataset folder --data-root PHOTO", "PHOTO cannot be read .*expected a folder"),
     ("compare --dataset folder --data-root TMP", "TMP needs a folder of images for each"),
@@ -465,7 +480,7 @@ BAD_OPTIONS = [
     ("predict NETWORK TMP/no.png", "TMP/no.png cannot be read as an image"),
     ("predict NETWORK PHOTO NETWORK", "NETWORK cannot be read as an image"),
     ("predict NETWORK TMP", "TMP cannot be read as an image"),
-    ("report TMP/none", "there are no records .* in TMP/none"),
+    ("report TMP/none", "TMP/none cannot be read"),
     ("report TMP", "there are no records"),
     # an output folder that is none
     ("train --out PHOTO", "PHOTO is a file; give a folder"),
@@ -714,6 +729,32 @@ def test_report_on_a_full_disk(trained, tmp_path, monkeypatch, capsys):
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"report.md": "old"}
 
 
+def test_a_folder_of_records_that_cannot_be_read(trained, monkeypatch, capsys):
+    real = os.scandir
+
+    def scandir(path="."):
+        if Path(os.fsdecode(path)).name == "seed-3":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    reason = os.strerror(errno.EACCES)
+    assert_one_sentence(capsys, run("report", trained[0]), f"seed-3 cannot be read \\({reason}\\)")
+
+
+def test_a_compiler_that_does_not_work(tmp_path, monkeypatch, capsys):
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def fit(*_):
+        raise InvalidCxxCompiler("g++")
+
+    monkeypatch.setattr(experiments, "fit", fit)
+    code = run("train", *SMALL, "--compile", "--out", tmp_path / "out")
+    assert_one_sentence(
+        capsys, code, "does not work here .*g.. is not found.*; leave out --compile"
+    )
+
+
 def test_a_loss_that_is_not_finite(tmp_path, capsys):
     arguments = ["train", *SMALL, "--learning-rate", "1e9", "--epochs", "9"]
     code = run(*arguments, "--out", tmp_path / "out")
@@ -722,16 +763,12 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
     assert not (tmp_path / "out" / "baseline.json").exists()
 
 
-def test_the_table_of_a_comparison_has_its_own_runs_only(trained, copied, tmp_path, capsys):
+def test_the_table_of_a_comparison_has_its_own_runs_only_and_each_once(trained, copied, capsys):
     shutil.copytree(copied / "seed-0", copied / "earlier" / "seed-0")
-    arguments = [*trained[1][:-1], copied]
+    arguments = [*trained[1][:-2], "0", "--out", copied]
+    assert arguments[-5:-2] == ["0", "3", "0"]
     assert run(*arguments) == 0
     assert capsys.readouterr().out == trained[2]
-
-
-def test_bench_says_at_once_that_its_file_is_a_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "measure", None)
-    assert_one_sentence(capsys, run("bench", "--out", tmp_path), "is a folder; name a file")
 
 
 def test_an_error_without_a_number_and_one_of_many_lines(monkeypatch, capsys):
@@ -757,7 +794,7 @@ def program(*arguments, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [sys.executable, "-m", "tskd_lib", *map(str, arguments)],
-        capture_output=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         text=True,
         env=environment,
         cwd=Path(__file__).resolve().parents[1],
@@ -769,3 +806,10 @@ def test_the_program_ends_with_its_code_and_one_sentence(tmp_path):
     done = program("evaluate", tmp_path / "none.json")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"tskd: there is no checkpoint file {tmp_path / 'none.json'}\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full here")
+def test_an_output_that_cannot_be_written(trained):
+    with open("/dev/full", "w") as full:
+        done = program("report", trained[0], stdout=full)
+    assert (done.returncode, done.stderr) == (2, f"tskd: report: {os.strerror(errno.ENOSPC)}\n")

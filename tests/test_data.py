@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -465,9 +466,11 @@ def test_a_folder_may_be_below_home(tree, monkeypatch):
     assert len(load("folder", f"~/{tree.name}")[0]) == 12
 
 
-@pytest.mark.parametrize("held_out", data.HELD_OUT)
-def test_an_official_division_of_a_folder_is_kept(tmp_path, held_out):
-    for part, count in (("train", 3), (held_out, 2)):
+@pytest.mark.parametrize(
+    "training, held_out", [*product(data.TRAINING, data.HELD_OUT), ("Training", "TEST")]
+)
+def test_an_official_division_of_a_folder_is_kept(tmp_path, training, held_out):
+    for part, count in ((training, 3), (held_out, 2)):
         for label, name in enumerate("ab"):
             for i in range(count):
                 save(

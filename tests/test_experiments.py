@@ -9,7 +9,7 @@ import torch
 from tskd_lib import checkpoints, data, experiments, losses, metrics, records, voting
 from tskd_lib.losses import PRESETS
 from tskd_lib.recipes import Recipe
-from tskd_lib.training import predict
+from tskd_lib.training import evaluate, predict
 
 RECIPE = Recipe(epochs=1, batch_size=50, learning_rate=0.05, augment=None, precision="fp32")
 NETWORK = {"name": "resnet8", "width": 0.5, "strength": "separable"}
@@ -52,7 +52,8 @@ def test_records_say_what_happened(tmp_path, digits, teacher):
     network, about = checkpoints.load_network(tmp_path / "tskd.json")
     assert about["sha256"] == tskd["weights sha256"]
     logits = predict(network, digits[1], "fp32")
-    assert tskd["results"] == experiments.summarise(logits, digits[1].labels)
+    assert tskd["results"] == metrics.summarise(logits, digits[1].labels)
+    assert tskd["results"] == evaluate(network, digits[1], "fp32")
     assert tskd["cost"]["flops"] == network.flops()
     assert not list(tmp_path.rglob("*state*"))
     assert not any(path.is_dir() for path in tmp_path.iterdir())
@@ -61,7 +62,7 @@ def test_records_say_what_happened(tmp_path, digits, teacher):
 def test_summaries_are_the_metrics_of_each_answer():
     torch.manual_seed(0)
     logits, labels = torch.randn(3, 50, 7), torch.randint(7, (50,))
-    summary = experiments.summarise(logits, labels)
+    summary = metrics.summarise(logits, labels)
     assert list(summary["votes"]) == list(voting.RULES)
     deepest, vote = summary["exits"][2], summary["votes"]["majority"]
     assert deepest["accuracy"] == pytest.approx((logits[2].argmax(1) == labels).float().mean())
@@ -156,6 +157,23 @@ def test_what_a_kill_left_half_written_is_removed_at_the_end(tmp_path, digits):
     left.write_text("{")
     run(tmp_path, digits, ("baseline",))
     assert not left.parent.exists() and (tmp_path / "baseline.record.json").exists()
+
+
+def test_what_else_a_folder_with_the_name_of_a_method_holds_stays(tmp_path, digits):
+    run(tmp_path / "baseline", digits, ("baseline",))
+    before = {path: path.read_bytes() for path in (tmp_path / "baseline").iterdir()}
+    run(tmp_path, digits, ("baseline",))
+    assert {path: path.read_bytes() for path in (tmp_path / "baseline").iterdir()} == before
+
+
+def test_a_network_without_a_record_is_not_replaced(tmp_path, digits, monkeypatch):
+    run(tmp_path, digits, ("baseline",))
+    (tmp_path / "baseline.record.json").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    forbid_training(monkeypatch)
+    with pytest.raises(records.RecordError, match="baseline.json has no record beside it"):
+        run(tmp_path, digits, ("baseline",))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path, digits, teacher):

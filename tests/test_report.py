@@ -71,5 +71,11 @@ def test_two_runs_of_one_seed_are_not_averaged():
         report(pd.concat([one, one.assign(accuracy=0.5)]))
 
 
+def test_two_data_sets_are_not_averaged():
+    other = OURS.assign(data="cifar100", images=50_000)
+    with pytest.raises(records.RecordError, match="has runs on digits and cifar100: report the"):
+        report(pd.concat([OURS, other]))
+
+
 def test_a_teacher_alone_is_reported():
     assert "| teacher |" in report(OURS[OURS.method == "teacher"])

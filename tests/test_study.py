@@ -19,6 +19,7 @@ from tskd_lib import analysis, data, experiments, metrics, records, study
 from tskd_lib.exits import build_student
 from tskd_lib.losses import PRESETS, Objective
 from tskd_lib.recipes import Recipe
+from tskd_lib.training import evaluate
 
 
 @pytest.fixture
@@ -76,8 +77,7 @@ def test_students_side_by_side_are_those_of_one_process(small, monkeypatch):
 def test_teacher_of_ours_is_the_one_its_record_tells_of():
     problem = study.load("quick")
     record = records.read(problem.teacher_path().with_suffix(".record.json"))
-    logits = study.predict(problem.teacher(), problem.test, "fp32")
-    found = experiments.summarise(logits, problem.test.labels)["exits"][-1]["accuracy"]
+    found = evaluate(problem.teacher(), problem.test, "fp32")["exits"][-1]["accuracy"]
     assert found == pytest.approx(record["results"]["exits"][-1]["accuracy"], abs=0.005)
     assert record["data"]["train sha256"] == problem.train.checksum()
     assert record["data"]["test sha256"] == problem.test.checksum()

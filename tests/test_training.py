@@ -216,7 +216,7 @@ print("finished")
 """
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
 def start(folder):
@@ -259,6 +259,40 @@ def test_a_state_of_other_settings_is_refused(digits, tiny, tmp_path):
         with pytest.raises(checkpoints.CheckpointError, match="other settings"):
             fit_quietly(students(), images, recipe, folder=tmp_path)
     assert (tmp_path / "state.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["epoch", "history", "settings", "a tensor", "a shape"])
+def test_a_state_that_lacks_a_part_is_refused(digits, tiny, tmp_path, part):
+    def students():
+        return {"one": Student(tiny("deepest"), PRESETS["baseline"])}
+
+    state = tmp_path / "state.json"
+    fit_quietly(students(), digits[0], RECIPE, folder=tmp_path)
+    tensors, about = checkpoints.read(state)
+    name = next(iter(tensors))
+    if part == "a tensor":
+        del tensors[name]
+    elif part == "a shape":
+        tensors[name] = torch.zeros(2, 3, 5)
+    left = {key: value for key, value in about.items() if key not in (part, "weights", "sha256")}
+    checkpoints.write(state, tensors, left)
+    with pytest.raises(checkpoints.CheckpointError, match="delete it to start|other settings"):
+        fit_quietly(students(), digits[0], RECIPE, folder=tmp_path)
+
+
+def test_a_compiled_run_is_kept_and_ends_like_another(digits, tiny, tmp_path, monkeypatch):
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compile(net, backend="eager"))
+    ends = {}
+    for compiled in (False, True):
+        ends[compiled] = tiny()
+        recipe = dataclasses.replace(RECIPE, compile=compiled)
+        student = Student(ends[compiled], PRESETS["multi_exit"])
+        fit_quietly({"mine": student}, digits[0], recipe, folder=tmp_path / str(compiled))
+    states = [checkpoints.read(tmp_path / str(c) / "state.json")[0] for c in (False, True)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in ends[False].state_dict().items():
+        torch.testing.assert_close(ends[True].state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 # --- what goes wrong ----------------------------------------------------------------------

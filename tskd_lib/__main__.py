@@ -29,7 +29,7 @@ from . import (
 from .exits import STRENGTHS, build_student
 from .losses import Objective
 from .recipes import PRECISIONS, SCHEDULES, Recipe, this_process
-from .training import TrainingDiverged, predict
+from .training import TrainingDiverged, evaluate
 
 EXAMPLES = """examples:
   tskd compare --per-class 10                    five methods on the embedded digits
@@ -44,7 +44,6 @@ METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targ
 (exits after every stage), byot (and the deepest exit teaches the others), tskd (all of it)"""
 GOES_ON = "; the same command goes on from the last epoch on disk"
 NO_MEMORY = "there is not enough memory; choose a smaller network, batch or image size"
-LARGEST = 2**32 - 1
 SHOW = {
     "accuracy": "{:.2%}".format,
     "top5": "{:.2%}".format,
@@ -75,7 +74,7 @@ def compare(options: argparse.Namespace) -> None:
         found = run(options, "teacher", {"teacher": losses.PRESETS["baseline"]}, large, train,
                     test, experiments.TEACHER_SEED, epochs)  # fmt: skip
         teacher = options.out / "teacher" / "teacher.json"
-    for seed in options.seeds:
+    for seed in dict.fromkeys(options.seeds):
         found += run(options, f"seed-{seed}", objectives, network, few, test, seed,
                      options.epochs, teacher)  # fmt: skip
     print(records.markdown(records.summary(records.frame(found))))
@@ -89,6 +88,12 @@ def train(options: argparse.Namespace) -> None:
     has trained before.
     """
     objective = dataclasses.replace(losses.PRESETS[options.method], **dict(options.weights))
+    idle = [name for name, _ in options.weights if name in ("label", "self_", "feature")]
+    if idle and objective.exits == "deepest":
+        raise ValueError(
+            f"{options.method} has one exit, on which {' and '.join(idle)} would have no effect; "
+            "the weight of its labels is label_deepest"
+        )
     if objective.teacher and options.teacher is None:
         raise ValueError(f"{options.method} learns from a teacher: give --teacher NETWORK.json")
     train, test = load_images(options)
@@ -102,7 +107,17 @@ def train(options: argparse.Namespace) -> None:
 def load_images(options: argparse.Namespace) -> tuple[data.Images, data.Images]:
     """The images of training and test; of several processes the first one downloads them."""
     with this_process().main_process_first():
-        return data.load(options.dataset, options.data_root, options.image_size)
+        return load(options, options.image_size)
+
+
+def load(options: argparse.Namespace, image_size: int | None) -> tuple[data.Images, data.Images]:
+    """The data set of the options; a data root that it would not use is refused."""
+    if options.data_root and options.dataset == "digits":
+        raise ValueError(
+            "the digits are embedded and have no --data-root: give --dataset too, "
+            "for example --dataset folder"
+        )
+    return data.load(options.dataset, options.data_root or "data", image_size)
 
 
 def students_images(options: argparse.Namespace, train: data.Images) -> data.Images:
@@ -147,25 +162,28 @@ def run(
     return experiments.run(place, name, objectives, network, train, test, recipe, teacher)
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate_network(options: argparse.Namespace) -> None:
     """Accuracy, calibration and cost of a trained network on the test images.
 
     A row for each exit and each vote of the exits. Give the data set, and for a folder the
-    data root, that the network was trained on.
+    data root, that the network was trained on. Of a folder that is not divided into train and test
+    only the quarter is used that training sets aside.
     """
     network, about = checkpoints.load_network(options.checkpoint)
     _, height, width = network.backbone.input_shape
     size = options.image_size or (height if height == width else None)
-    _, test = data.load(options.dataset, options.data_root, size)
+    _, test = load(options, size)
     if list(test.classes) != about["classes"] or test.shape != network.backbone.input_shape:
         raise data.DataError(
             f"{options.checkpoint} was trained on {len(about['classes'])} classes of images "
             f"{network.backbone.input_shape}, {test.name} has {len(test.classes)} of "
             f"{test.shape}; choose the data set that it was trained on"
         )
+    record = options.checkpoint.with_suffix(".record.json")
+    if record.exists() and records.read(record)["data"]["test sha256"] != test.checksum():
+        print(f"tskd: these are not the test images of {record}", file=sys.stderr)
     test = dataclasses.replace(test, mean=tuple(about["mean"]), std=tuple(about["std"]))
-    logits = predict(network, test, options.precision)
-    results = experiments.summarise(logits, test.labels)
+    results = evaluate(network, test, options.precision)
     if options.json:
         print(json.dumps(results, indent=1))
         return
@@ -222,17 +240,19 @@ def report_folder(options: argparse.Namespace) -> None:
         checkpoints.write_atomically(options.out / "report.csv", table.encode())
 
 
-def number(kind: type, low: float, above: bool = False) -> Callable[[str], float]:
-    """A converter for argparse: a number from `low`, or above it, that is not absurdly large."""
+def number(
+    kind: type, low: float, high: float = 2**32 - 1, above: bool = False
+) -> Callable[[str], float]:
+    """A converter for argparse: a number from `low`, or above it, up to `high`."""
     start = f"above {low} and at most" if above else f"from {low} to"
-    what = f"a {'whole ' if kind is int else ''}number {start} {LARGEST}"
+    what = f"a {'whole ' if kind is int else ''}number {start} {high}"
 
     def convert(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= LARGEST or (above and value == low):
+        if not low <= value <= high or (above and value == low):
             raise argparse.ArgumentTypeError(f"{text!r} should be {what}")
         return value
 
@@ -259,6 +279,14 @@ def output_folder(text: str) -> Path:
     return path
 
 
+def output_file(text: str) -> Path:
+    """A converter for argparse: a file in a folder that can be written to, or made."""
+    if os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    output_folder(os.path.dirname(text))
+    return Path(text)
+
+
 POSITIVE, COUNT = number(float, 0, above=True), number(int, 1)
 SEED, NOT_NEGATIVE = number(int, 0), number(float, 0)
 
@@ -270,11 +298,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--dataset", default="digits", metavar="NAME", help=", ".join(data.NAMES) + " (digits)"
     )
     group.add_argument(
-        "--data-root", type=Path, default=Path("data"), metavar="DIR",
+        "--data-root", type=Path, metavar="DIR",
         help="where downloads are kept, or the folder of class folders (data)",
     )  # fmt: skip
     group.add_argument(
-        "--image-size", type=COUNT, metavar="PIXELS",
+        "--image-size", type=number(int, 1, 2**14), metavar="PIXELS",
         help="resize to this height and width; needed for a folder of mixed sizes",
     )  # fmt: skip
 
@@ -373,19 +401,23 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=output_folder, default="runs/compare", metavar="DIR",
                      help="where everything goes (%(default)s)")  # fmt: skip
 
-    one = command("evaluate", evaluate, add_data, add_precision)
+    one = command("evaluate", evaluate_network, add_data, add_precision)
     one.add_argument("checkpoint", type=Path, help="the .json file of a trained network")
     one.add_argument("--json", action="store_true", help="print JSON")
 
     one = command("predict", predict_files)
     one.add_argument("checkpoint", type=Path, help="the .json file of a trained network")
     one.add_argument("images", nargs="+", type=Path, help="image files")
-    one.add_argument("--threshold", type=NOT_NEGATIVE, default=0.9, metavar="SHARE",
+    one.add_argument("--threshold", type=number(float, 0, 2), default=0.9, metavar="SHARE",
                      help="confidence at which exits answer (%(default)s; 2: never)")  # fmt: skip
     one.add_argument("--vote", choices=voting.RULES, help="vote of the exits reached")
     one.add_argument("--json", action="store_true", help="print JSON")
 
-    bench.add_options(command("bench", bench.run))
+    one = command("bench", bench.run)
+    one.add_argument("--rounds", type=COUNT, default=5, metavar="N",
+                     help="timings of each (%(default)s)")  # fmt: skip
+    one.add_argument("--out", type=output_file, default="runs/bench.json", metavar="FILE",
+                     help="(%(default)s)")  # fmt: skip
 
     one = command("report", report_folder)
     one.add_argument("folder", type=Path, nargs="?", default=records.COMMITTED,
@@ -402,12 +434,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):
             options.run(options)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         message = "interrupted" + GOES_ON * (options.command in ("train", "compare"))
         print(f"tskd: {message}", file=sys.stderr)
         return 130
     except OSError as error:
         message = f"{error.filename or options.command}: {error.strerror or error}"
+        try:
+            sys.stdout.flush()
+        except OSError:  # the output cannot be written: keep Python from trying once more
+            sys.stdout = None
     except MemoryError:
         message = NO_MEMORY
     except (
@@ -423,6 +460,8 @@ def main(arguments: list[str] | None = None) -> int:
             message = "another process of this run has ended" + GOES_ON
         elif "out of memory" in str(error) or "can't allocate memory" in str(error):
             message = NO_MEMORY
+        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            message = f"torch.compile does not work here ({error}); leave out --compile"
         else:
             raise
     else:

@@ -15,7 +15,7 @@ import torch
 
 from . import anytime, checkpoints, metrics, voting
 from .data import Images
-from .records import RecordError
+from .records import RecordError, find
 from .training import predict
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, anytime.NEVER)
@@ -98,17 +98,15 @@ def read_all(folder: Path) -> dict[str, dict]:
     """Every analysis below a folder, by the digest of the weights that it is of.
 
     Raises:
-        RecordError: where there is none, or one is not JSON.
+        RecordError: where there is none, one is not JSON, or a folder cannot be read.
     """
     found = {}
-    for path in sorted(Path(folder).rglob("*" + SUFFIX)):
+    for path in find(folder, SUFFIX, "analyses"):
         try:
             one = json.loads(path.read_text("utf-8"))
         except ValueError:
             raise RecordError(f"{path} is not JSON") from None
         found[one["weights sha256"]] = one
-    if not found:
-        raise RecordError(f"there are no analyses (*{SUFFIX}) in {folder}")
     return found
 
 

@@ -247,16 +247,6 @@ def measure(rounds: int, work: Workload, imports: Mapping[str, str] = IMPORTS) -
     return record
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `tskd bench`."""
-    parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="timings of each (%(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default="runs/bench.json", metavar="FILE", help="(%(default)s)"
-    )
-
-
 def run(options: argparse.Namespace) -> None:
     """Measure the speed of training on this machine, as ratios.
 
@@ -266,8 +256,6 @@ def run(options: argparse.Namespace) -> None:
     torch.compile with none. Takes about ten minutes on two cores. Prints a table; the file of
     --out gets every timing.
     """
-    if options.out.is_dir():  # said now, not after ten minutes
-        raise ValueError(f"{options.out} is a folder; name a file")
     record = measure(options.rounds, Workload())
     print(table(record))
     write(record, options.out)

@@ -24,7 +24,11 @@ class CheckpointError(Exception):
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        OSError: where that fails, as on a full disk; it names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -81,10 +85,11 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict) -> str:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint with its weights."""
+    """Delete a checkpoint with its weights, and what a kill left of it half-written."""
     path.unlink()
-    for weights in _weights_of(path):
-        weights.unlink()
+    name = glob.escape(path.stem)
+    for file in [*_weights_of(path), *path.parent.glob(f".{name}[.-]*.partial")]:
+        file.unlink()
 
 
 def _weights_of(path: Path) -> list[Path]:

@@ -25,7 +25,8 @@ TORCHVISION = {
     "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
 }
 NAMES = ("digits", *TORCHVISION, "folder")
-HELD_OUT = ("test", "val", "valid", "validation")  # folders beside "train", the first one wins
+TRAINING = ("train", "training")  # folders of a divided data set, in any case
+HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev")  # the first one wins
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -179,7 +180,7 @@ def load(
     """The training and the test images of a data set.
 
     Both are normalised with the statistics of the training images. Where there is no official
-    test part (digits, a folder that is not divided into `train` and one of `HELD_OUT`), a
+    test part (digits, a folder that is not divided into one of `TRAINING` and one of `HELD_OUT`), a
     quarter of each class is set aside for the test.
 
     Args:
@@ -258,14 +259,15 @@ def _download(make, name: str, root: Path, folder: str):
 
 
 def _load_folder(root: Path, image_size: int | None, seed: int):
-    train = root / "train"
-    held_out = [root / part for part in HELD_OUT if os.path.isdir(root / part)]
-    if os.path.isdir(train) and held_out:
-        parts = [read_folder(part, image_size) for part in (train, held_out[0])]
+    found = {path.name.lower(): path for path in _folders(root)}
+    train, test = (next((found[n] for n in names if n in found), None)
+                   for names in (TRAINING, HELD_OUT))  # fmt: skip
+    if train and test:
+        parts = [read_folder(part, image_size) for part in (train, test)]
         if parts[0].classes != parts[1].classes:
-            raise DataError(f"{train} and {held_out[0]} do not have the same class folders")
+            raise DataError(f"{train} and {test} do not have the same class folders")
         if parts[0].shape != parts[1].shape:
-            raise DataError(f"{train} and {held_out[0]} differ in image size; give an image size")
+            raise DataError(f"{train} and {test} differ in image size; give an image size")
         return parts
     return split(read_folder(root, image_size), (0.75, 0.25), seed)
 
@@ -318,14 +320,8 @@ def read_folder(root: Path, image_size: int | None = None) -> Images:
     Raises:
         DataError: where there are not two classes with images, or something cannot be read.
     """
-    try:
-        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        files = [_image_files(folder) for folder in folders]
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or root} cannot be read ({error.strerror}); expected a folder of "
-            f"images for each class in {root}"
-        ) from None
+    folders = _folders(root)
+    files = [_image_files(folder, root) for folder in folders]
     if len(folders) < 2 or not all(files):
         empty = next((str(f) for f, found in zip(folders, files) if not found), None)
         found = f"{empty} holds no image" if empty else f"found {len(folders)} folders"
@@ -336,7 +332,35 @@ def read_folder(root: Path, image_size: int | None = None) -> Images:
     return from_arrays("folder", pixels, labels, [f.name for f in folders])
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(error, root) from None
+
+
+def _image_files(folder: Path, root: Path) -> list[Path]:
+    try:
+        found = walk(folder)
+    except OSError as error:
+        raise _unreadable(error, root) from None
+    return [path for path in found if path.suffix.lower() in SUFFIXES]
+
+
+def _unreadable(error: OSError, root: Path) -> DataError:
+    return DataError(
+        f"{error.filename or root} cannot be read ({error.strerror}); expected a folder of "
+        f"images for each class in {root}"
+    )
+
+
+def walk(folder: Path) -> list[Path]:
+    """All files below a folder, in order of their paths; what starts with a dot is passed over.
+
+    Raises:
+        OSError: where a folder cannot be read.
+    """
+
     def fail(error: OSError):
         raise error
 
@@ -344,7 +368,7 @@ def _image_files(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    return sorted(found)
 
 
 def split(data: Images, shares: Sequence[float], seed: int) -> list[Images]:

@@ -159,6 +159,9 @@ class MultiExitNet(nn.Module):
         Args:
             images: float images.
             upto: run only the first `upto` exits (1 to K); the rest is not computed.
+
+        Raises:
+            ValueError: for an `upto` that is not 1 to K.
         """
         count = len(self.exits) if upto is None else upto
         if not 1 <= count <= len(self.exits):
@@ -220,6 +223,9 @@ def build_student(
 
     The arguments are those of `networks.build` and `MultiExitNet`. They stay in the network's
     attribute `config`, from which a checkpoint rebuilds it.
+
+    Raises:
+        ValueError: for an unknown name, stem, exit or strength, and for images that are too small.
     """
     config = {
         "name": name,

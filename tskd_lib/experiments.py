@@ -9,44 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from torch import Tensor
-
-from . import checkpoints, metrics, networks, records, training, voting
+from . import checkpoints, networks, records, training, voting
 from .data import Images
 from .exits import MultiExitNet, build_student
 from .losses import Objective
 from .recipes import Recipe, choose_precision, make_accelerator
-from .training import Student, fit, predict
+from .training import Student, evaluate, fit
 
 TEACHER_SEED = 100  # not a student's seed, so that the teacher shares no weights with one
-
-
-def summarise(logits: Tensor, labels: Tensor) -> dict:
-    """Accuracy, top-5, NLL and ECE of every exit and every vote, and the oracle's accuracy.
-
-    Args:
-        logits: `[K, N, C]`.
-        labels: `[N]`.
-    """
-
-    def quality(probabilities: Tensor) -> dict:
-        classes = probabilities.shape[-1]
-        return {
-            "accuracy": float(metrics.accuracy(probabilities, labels)),
-            "top5": float(metrics.accuracy(probabilities, labels, top=min(5, classes))),
-            "nll": float(metrics.nll(probabilities, labels)),
-            "ece": float(metrics.calibration(probabilities, labels).ece),
-        }
-
-    return {
-        "exits": [quality(p) for p in voting.probabilities(logits)],
-        "votes": {rule: quality(voting.vote(logits, rule)) for rule in voting.RULES},
-        "oracle": voting.accuracies(logits, labels)["oracle"],
-    }
 
 
 def run(
@@ -85,7 +58,8 @@ def run(
     Raises:
         ValueError: for a method's name that no file can have, a teacher of other classes, and as
             `training.fit`.
-        records.RecordError: where the folder has a record of other settings.
+        records.RecordError: where the folder has a record of other settings, or a network without
+            a record.
         checkpoints.CheckpointError: for a damaged teacher or state.
         OSError: for a folder that cannot be made; before any training.
         training.TrainingDiverged: for a loss that is not finite.
@@ -116,6 +90,12 @@ def run(
     for method, objective in objectives.items():
         student = Student(_student(network, objective, train, recipe.seed), objective)
         if method in started or not paths[method].exists():
+            own = folder / f"{method}.json"
+            if method not in started and own.exists():
+                raise records.RecordError(
+                    f"{own} has no record beside it, and training would replace it; "
+                    "give another folder"
+                )
             students[method] = student
         else:
             found, settings = (
@@ -143,7 +123,8 @@ def run(
                 )
                 records.write({**record, "weights sha256": weights}, paths[method])
             checkpoints.remove(state)
-            shutil.rmtree(state.parent)  # with what a kill may have left there half-written
+            if not any(state.parent.iterdir()):  # else it holds something of the reader's
+                state.parent.rmdir()
         accelerator.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
 
@@ -240,5 +221,5 @@ def _results(student: Student, curve: list[dict], test: Images, recipe: Recipe) 
             "flops": student.network.flops(),
         },
         "curve": curve,
-        "results": summarise(predict(student.network, test, recipe.precision), test.labels),
+        "results": evaluate(student.network, test, recipe.precision),
     }

@@ -1,8 +1,9 @@
 """How good answers are, and how sure a difference is.
 
-The first functions measure one set of answers: accuracy, negative log-likelihood,
-calibration, and the temperature that mends it. The last ones say what several seeds show: an
-interval for a mean, and for the mean difference of two methods that were run with the same seeds.
+The first functions measure one set of answers: accuracy, negative log-likelihood, calibration, and
+the temperature that mends it. `summarise` takes them together for all exits and votes. The last
+ones say what several seeds show: an interval for a mean, and for the mean difference of two methods
+that were run with the same seeds.
 
 Probabilities come from `voting.vote`, or from `voting.probabilities(logits)` for exits.
 """
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import voting
 from .voting import check_labels, check_logits
 
 if TYPE_CHECKING:
@@ -144,6 +146,36 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     ends = math.log(0.01), math.log(100)
     return math.exp(minimize_scalar(loss, bounds=ends, method="bounded").x)
+
+
+def summarise(logits: Tensor, labels: Tensor) -> dict:
+    """Accuracy, top-5, NLL and ECE of every exit and every vote, and the oracle's accuracy.
+
+    Args:
+        logits: `[K, B, C]`.
+        labels: `[B]`.
+
+    Returns:
+        "exits", a list with a dict of the four for each exit; "votes", the same by rule; "oracle".
+
+    Raises:
+        ValueError: for shapes, types or labels that do not fit together.
+    """
+
+    def quality(probabilities: Tensor) -> dict:
+        classes = probabilities.shape[-1]
+        return {
+            "accuracy": float(accuracy(probabilities, labels)),
+            "top5": float(accuracy(probabilities, labels, top=min(5, classes))),
+            "nll": float(nll(probabilities, labels)),
+            "ece": float(calibration(probabilities, labels).ece),
+        }
+
+    return {
+        "exits": [quality(p) for p in voting.probabilities(logits)],
+        "votes": {rule: quality(voting.vote(logits, rule)) for rule in voting.RULES},
+        "oracle": voting.accuracies(logits, labels)["oracle"],
+    }
 
 
 class Interval(NamedTuple):

@@ -19,11 +19,16 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from .checkpoints import write_atomically
+from .data import walk
 from .losses import PRESETS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COMMITTED = Path(__file__).parent / "runs"
 
@@ -169,15 +174,27 @@ def read_all(folder: Path = COMMITTED) -> list[dict]:
     """Every record below a folder: each file named `*.record.json`, in order of its path.
 
     Raises:
-        RecordError: where there is none, or one is broken.
+        RecordError: where there is none, one is broken, or a folder cannot be read.
     """
-    paths = sorted(Path(folder).rglob("*.record.json"))
+    return [read(path) for path in find(folder, ".record.json", "records")]
+
+
+def find(folder: Path, suffix: str, what: str) -> list[Path]:
+    """The files below a folder whose names end so, in order of their paths.
+
+    Raises:
+        RecordError: where there is none of `what` they hold, or a folder cannot be read.
+    """
+    try:
+        paths = [path for path in walk(Path(folder)) if path.name.endswith(suffix)]
+    except OSError as error:
+        raise RecordError(f"{error.filename} cannot be read ({error.strerror})") from None
     if not paths:
-        raise RecordError(f"there are no records (*.record.json) in {folder}")
-    return [read(path) for path in paths]
+        raise RecordError(f"there are no {what} (*{suffix}) in {folder}")
+    return paths
 
 
-def answers(results: dict, parameters: list[int], flops: list[int]):
+def answers(results: dict, parameters: list[int], flops: list[int]) -> pd.DataFrame:
     """The results of one network as a DataFrame: a row for each exit and vote.
 
     The last exit is "deepest", those before it are "exit 1", "exit 2" and so on; a network of
@@ -196,11 +213,11 @@ def answers(results: dict, parameters: list[int], flops: list[int]):
     return table.rename_axis("answer")
 
 
-def frame(records: Iterable[dict]):
+def frame(records: Iterable[dict]) -> pd.DataFrame:
     """The results of many runs as one DataFrame: a row for each run and exit or vote.
 
-    Columns: experiment, method, seed, images (that it was trained on), answer, the columns of
-    `answers`, and the run's seconds and images per second.
+    Columns: experiment, method, seed, images (that it was trained on), data (their name), answer,
+    the columns of `answers`, and the run's seconds and images per second.
     """
     import pandas as pd
 
@@ -211,6 +228,7 @@ def frame(records: Iterable[dict]):
         for place, key in enumerate(("experiment", "method", "seed")):
             table.insert(place, key, record[key])
         table.insert(3, "images", record["data"]["train images"])
+        table.insert(4, "data", record["data"]["name"])
         for key in ("seconds", "images per second"):
             table[key] = cost[key]
         tables.append(table)
@@ -278,13 +296,13 @@ def command(record: dict) -> str:
     return f"python scripts/{typed}" if typed.startswith("record_") else typed
 
 
-def _in_order(methods) -> list[str]:
+def _in_order(methods: pd.Series) -> list[str]:
     """The methods of a column once each, in the order of `losses.PRESETS`, others first."""
     places = {method: place for place, method in enumerate(PRESETS)}
     return sorted(methods.unique(), key=lambda method: places.get(method, -1))
 
 
-def summary(results):
+def summary(results: pd.DataFrame) -> pd.DataFrame:
     """Accuracy in percent, methods by exits and votes: mean and deviation over seeds.
 
     Args:
@@ -302,7 +320,7 @@ def summary(results):
     return cells.unstack().reindex(_in_order(results.method))[answers].fillna("")
 
 
-def costs(results):
+def costs(results: pd.DataFrame) -> pd.DataFrame:
     """Parameters, MFLOPs for one image, seconds of training steps and their images per second.
 
     Args:
@@ -319,7 +337,7 @@ def costs(results):
     return table.astype({"parameters": int})
 
 
-def markdown(table) -> str:
+def markdown(table: pd.DataFrame) -> str:
     """A DataFrame as a Markdown table, its index as the first column."""
     lines = [[table.index.name or "", *table.columns], ["---"] + ["---:"] * table.shape[1]]
     lines += [[label, *row] for label, row in zip(table.index, table.itertuples(index=False))]

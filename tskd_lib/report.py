@@ -24,7 +24,8 @@ def report(results: pd.DataFrame) -> str:
         results: from `records.frame`.
 
     Raises:
-        RecordError: where a method of an experiment has two runs with one seed and as many images.
+        RecordError: where a method of an experiment has two runs with one seed and as many images,
+            or the runs of an experiment are of several data sets.
     """
     parts, run = [], ["experiment", "method", "seed", "images"]
     twice = results[results.duplicated([*run, "answer"])]
@@ -35,6 +36,11 @@ def report(results: pd.DataFrame) -> str:
             "report the folders one by one"
         )
     for name, experiment in results.groupby("experiment", sort=False):
+        if experiment.data.nunique() > 1:
+            raise RecordError(
+                f"the experiment {name!r} has runs on {' and '.join(experiment.data.unique())}: "
+                "report the folders one by one"
+            )
         teachers = experiment.method == "teacher"
         sizes = experiment[~teachers].images.unique()
         for images in sizes if len(sizes) > 1 else [None]:

@@ -91,7 +91,9 @@ class Study:
         """The trained teacher; its only exit is the deepest."""
         return checkpoints.load_network(self.teacher_path())[0]
 
-    def run(self, objectives: Mapping[str, Objective], seeds: Iterable[int] = range(3)):
+    def run(
+        self, objectives: Mapping[str, Objective], seeds: Iterable[int] = range(3)
+    ) -> pd.DataFrame:
         """Train and test one student for each objective and seed; see `records.frame`.
 
         A seed draws the student's images, weights and batches, the same for all objectives.

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import checkpoints
+from . import checkpoints, metrics
 from .data import Images, batches, memory_format
 from .exits import MultiExitNet
 from .losses import Objective
@@ -252,8 +252,18 @@ class Run:
         about = {"epoch": epoch, "lr": rate, "images": len(data), "shared seconds": shared}
         return {name: {**about, "seconds": seconds[name], **means[name]} for name in means}
 
-    def step(self, name: str, images: Tensor, labels: Tensor, soft, rate: float) -> dict:
-        """One step of one student on normalised images; its loss terms by name."""
+    def step(
+        self, name: str, images: Tensor, labels: Tensor, soft: Tensor | None, rate: float
+    ) -> dict[str, Tensor]:
+        """One step of one student; its loss terms by name, and its "train accuracy".
+
+        Args:
+            name: of the student.
+            images: normalised, `[B, C, H, W]`.
+            labels: `[B]`.
+            soft: the teacher's logits `[B, classes]`, where there is a teacher.
+            rate: the learning rate.
+        """
         model, optimizer = self.models[name], self.optimizers[name]
         outputs = model(images)
         terms = self.students[name].objective(*outputs, labels, soft)
@@ -317,7 +327,11 @@ class Run:
 
     @torch.no_grad()
     def resume(self) -> dict[str, list[dict]]:
-        """Take up the state on disk, if there is one; the history so far."""
+        """Take up the state on disk, if there is one; the history so far.
+
+        Raises:
+            checkpoints.CheckpointError: for a state that is damaged or of other settings.
+        """
         if self.path is None or not self.path.exists():
             return {name: [] for name in self.students}
         saved, about = checkpoints.read(self.path)
@@ -326,12 +340,17 @@ class Run:
             raise checkpoints.CheckpointError(
                 f"{self.path} belongs to a run with other settings; give another folder"
             )
-        for name, tensor in self._tensors().items():
-            tensor.copy_(saved[name])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(about["scaler"])
-        self.epoch = self.good = about["epoch"]
-        return about["history"]
+        try:
+            for name, tensor in self._tensors().items():
+                tensor.copy_(saved[name])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(about["scaler"])
+            self.epoch = self.good = int(about["epoch"])
+            return {name: about["history"][name] for name in self.students}
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            raise checkpoints.CheckpointError(
+                f"{self.path} is damaged or of another version; delete it to start anew"
+            ) from None
 
 
 def predict(
@@ -356,3 +375,13 @@ def predict(
             parts.append(network(images).logits.float().cpu())
     network.train(training)
     return torch.cat(parts, dim=1)
+
+
+def evaluate(
+    network: MultiExitNet, data: Images, precision: str = "auto", batch_size: int = 512
+) -> dict:
+    """Accuracy, top-5, NLL and ECE of every exit and vote; see `metrics.summarise`.
+
+    The arguments are those of `predict`.
+    """
+    return metrics.summarise(predict(network, data, precision, batch_size), data.labels)

@@ -299,7 +299,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--data-root", type=Path, metavar="DIR",
-        help="where downloads are kept, or the folder of class folders (data)",
+        help="where downloads are kept (data); for a folder, that of the class folders, or of the "
+        "folders train and test that hold them",
     )  # fmt: skip
     group.add_argument(
         "--image-size", type=number(int, 1, 2**14), metavar="PIXELS",

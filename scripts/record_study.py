@@ -74,6 +74,7 @@ def keep(
     ours, paths = records.COMMITTED / folder.name, []
     for path in folder.glob("teacher/*.record.json"):
         if records.read(path)["experiment"] == folder.name:
+            shutil.rmtree(ours / "teacher", ignore_errors=True)
             paths += path.parent.iterdir()
     for path in sorted(folder.glob("seed-*/*.record.json")):
         method = path.name.removesuffix(".record.json")

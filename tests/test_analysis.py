@@ -109,6 +109,8 @@ def test_weights_and_temperatures_are_fitted_on_the_validation_images(runs, digi
     voted = torch.nn.functional.nll_loss(sure.log_softmax(-1).mean(0).log_softmax(-1), test.labels)
     gained = sum(calibrated["nll"]) / len(sure) - voted.item()
     assert calibrated["ambiguity"] == pytest.approx(gained, abs=1e-4)
+    few = analysis.analyse(runs / "seed-1" / "byot.json", test.subset(range(5)), precision="fp32")
+    assert few["samples"]["place"] == [0, 1, 2, 3, 4]
     single = runs / "seed-1" / "baseline.json"
     assert "fitted vote" not in analysis.analyse(single, test, PLACES, "fp32", validation)
     assert "fitted vote" not in analysis_of(runs, records.read(runs / "seed-1/byot.record.json"))
@@ -178,6 +180,9 @@ def test_explorer_refuses_analyses_of_other_images(runs, digits, tmp_path):
     part = shutil.copytree(runs, tmp_path / "part")
     (part / "seed-1" / "byot.analysis.json").unlink()
     with pytest.raises(records.RecordError, match="no analysis of byot, seed 1"):
+        Explorer(part, digits[1])
+    (part / "seed-1" / "byot.record.json").unlink()
+    with pytest.raises(records.RecordError, match=r"byot with 20 .* at T = 4 .* seeds \[0\]; the"):
         Explorer(part, digits[1])
 
 

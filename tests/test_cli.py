@@ -480,7 +480,7 @@ BAD_OPTIONS = [
     ("predict NETWORK TMP/no.png", "TMP/no.png cannot be read as an image"),
     ("predict NETWORK PHOTO NETWORK", "NETWORK cannot be read as an image"),
     ("predict NETWORK TMP", "TMP cannot be read as an image"),
-    ("report TMP/none", "TMP/none cannot be read"),
+    ("report TMP/none", "there are no records .* in TMP/none"),
     ("report TMP", "there are no records"),
     # an output folder that is none
     ("train --out PHOTO", "PHOTO is a file; give a folder"),
@@ -575,7 +575,7 @@ def test_a_corrupt_teacher_of_an_unfinished_comparison(trained, copied, capsys, 
 
 
 def test_a_corrupt_state(trained, copied, capsys, no_training):
-    state = copied / "seed-0" / "tskd" / "state.json"
+    state = experiments.state_path(copied / "seed-0", ["tskd", "baseline"])
     state.parent.mkdir()
     state.write_text('{"weights": "gone.safetensors", "sha256": ""}')
     before = hashes(copied)

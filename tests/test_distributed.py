@@ -116,7 +116,7 @@ def test_two_processes_print_once_and_leave_what_one_leaves(one, two):
 def test_a_killed_process_ends_the_run_which_two_or_one_go_on_with(two, tmp_path, monkeypatch):
     folder = tmp_path / "killed"
     process = start(folder, NORMED)
-    state = folder / "normed/baseline/state.json"
+    state = experiments.state_path(folder / "normed", ["baseline"])
     deadline = time.monotonic() + 300
     while not state.exists():
         assert time.monotonic() < deadline and process.poll() is None

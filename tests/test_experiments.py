@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from tskd_lib import checkpoints, data, experiments, losses, metrics, records, voting
+from tskd_lib import checkpoints, data, experiments, losses, metrics, records, training, voting
 from tskd_lib.losses import PRESETS
 from tskd_lib.recipes import Recipe
 from tskd_lib.training import evaluate, predict
@@ -152,14 +152,36 @@ def test_images_are_normalised_as_the_teachers_were(tmp_path, digits, teacher):
 
 
 def test_what_a_kill_left_half_written_is_removed_at_the_end(tmp_path, digits):
-    left = tmp_path / "baseline" / ".state.json.123.partial"
+    left = experiments.state_path(tmp_path, ["baseline"]).with_name(".state.json.123.partial")
     left.parent.mkdir()
     left.write_text("{")
     run(tmp_path, digits, ("baseline",))
     assert not left.parent.exists() and (tmp_path / "baseline.record.json").exists()
 
 
-def test_what_else_a_folder_with_the_name_of_a_method_holds_stays(tmp_path, digits):
+def test_an_interrupted_run_leaves_room_for_other_groups_and_then_goes_on(
+    tmp_path, digits, monkeypatch
+):
+    methods = ("baseline", "multi_exit")
+    expected = run(tmp_path / "whole", digits, methods, epochs=2)
+
+    def stop(self, images, epoch, *rest, real=training.Run.train_epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return real(self, images, epoch, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Run, "train_epoch", stop)
+        patch.setattr(training, "SAVE_EVERY", 0)
+        run(tmp_path / "died", digits, methods, epochs=2)
+    (alone,) = run(tmp_path / "died", digits, ("baseline",), epochs=2)
+    assert alone["weights sha256"] == expected[0]["weights sha256"]
+    found = run(tmp_path / "died", digits, methods, epochs=2)
+    assert [r["weights sha256"] for r in found] == [r["weights sha256"] for r in expected]
+    assert not any(path.is_dir() for path in (tmp_path / "died").iterdir())
+
+
+def test_an_earlier_experiment_named_like_a_method_stays(tmp_path, digits):
     run(tmp_path / "baseline", digits, ("baseline",))
     before = {path: path.read_bytes() for path in (tmp_path / "baseline").iterdir()}
     run(tmp_path, digits, ("baseline",))

@@ -133,6 +133,12 @@ assert abs(width - 2 * page["width"]) < 2 and abs(height - 2 * page["height"]) <
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("width, lines", [(0, 1), (0, 2), (1, 1), (5, 2)])
+def test_names_are_cut_to_any_width(width, lines):
+    parts = theme.short("a name of many letters", width, lines).splitlines()
+    assert 1 <= len(parts) <= lines and max(map(len, parts)) <= max(1, width)
+
+
 def test_every_preset_has_its_own_look():
     assert losses.PRESETS.keys() <= theme.METHODS.keys()
     for look in zip(*theme.METHODS.values()):

@@ -45,7 +45,7 @@ def test_forecast_is_the_pace_times_what_is_left(jobs, monkeypatch, capsys):
     assert said.startswith("6 runs of 10 epochs on 200 images: about 4 h 40 min on 1 CPU core (")
     jobs[0]["folder"].mkdir()
     (jobs[0]["folder"] / "baseline.record.json").touch()  # done: 2,100 s less
-    state = jobs[1]["folder"] / "multi_exit" / "state.json"
+    state = experiments.state_path(jobs[1]["folder"], jobs[1]["objectives"])
     state.parent.mkdir()
     history = {"multi_exit": [{}] * 5, "byot": [{}] * 5}  # half done: 3,150 s less
     state.write_text(json.dumps({"history": history}))

@@ -94,6 +94,12 @@ def test_teacher_is_trained_where_none_comes_with_the_library(small):
         problem.ours()
 
 
+def test_a_teacher_in_the_folder_comes_before_ours(small):
+    assert small.teacher_path().is_relative_to(records.COMMITTED)
+    own = small.train_teacher(small.folder / "teacher")
+    assert small.teacher_path() == own
+
+
 def test_our_students_learned_from_our_teacher_and_from_this_data():
     problem = study.load("quick")
     teacher = records.read(problem.teacher_path().with_suffix(".record.json"))
@@ -356,7 +362,7 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
     assert teacher["data"]["test sha256"] == few.test.checksum()
     students = [r for r in weak if r["method"] != "teacher"]
     longer = records.read_all(library / record_settings.LONG)
-    assert [r["configuration"]["recipe"]["epochs"] for r in longer] == 2 * [3]
+    assert [r["configuration"]["recipe"]["epochs"] for r in longer] == 4 * [3]
     assert {r["configuration"]["teacher"] for r in students} == {teacher["weights sha256"]}
     for record in (judged := [*found, *longer, *students]):
         assert record["data"]["test sha256"] == few.validation.checksum()

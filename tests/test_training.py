@@ -75,6 +75,31 @@ print(min(page_faults() for _ in range(10)))  # the first ones can fall between 
     assert int(done.stdout) < 1000  # of 16,384 where the memory comes anew
 
 
+def test_a_first_step_that_fp16_skips_leaves_the_momentum_at_zero(digits, tiny):
+    student = Student(tiny("deepest"), PRESETS["baseline"])
+    accelerator = recipes.make_accelerator("fp32")
+    run = training.Run({"one": student}, digits[0], RECIPE, None, None, accelerator)
+    optimizer, scaler = run.optimizers["one"].optimizer, torch.amp.GradScaler("cpu")
+    before = weights(student.network)
+    for gradient in (math.inf, 0.0):
+        for parameter in student.network.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        scaler.scale(torch.zeros(()))
+        scaler.step(optimizer)
+        scaler.update()
+        moved = [(p - before[n]).abs().max() for n, p in student.network.named_parameters()]
+        assert max(moved) < 0.1 and scaler.get_scale() < 2**16
+
+
+def test_training_leaves_the_draws_of_its_caller_alone(digits, tiny):
+    torch.manual_seed(3)
+    expected = torch.rand(2, 5)
+    torch.manual_seed(3)
+    found = [torch.rand(5)]
+    fit_quietly({"one": Student(tiny("deepest"), PRESETS["baseline"])}, digits[0], RECIPE)
+    assert torch.equal(torch.stack([*found, torch.rand(5)]), expected)
+
+
 def test_students_side_by_side_end_as_if_alone(digits, tiny):
     train, teacher = digits[0], tiny("deepest", seed=1)
 

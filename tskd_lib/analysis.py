@@ -53,6 +53,7 @@ def analyse(
         checkpoints.CheckpointError: for a checkpoint that is missing or damaged.
     """
     network, about = checkpoints.load_network(checkpoint)
+    samples = [place for place in samples if place < len(test)]
     logits, labels = predict(network, test, precision), test.labels
     names = [f"exit {k}" for k in range(1, len(logits))] + ["deepest"]
     answers = dict(zip(names, voting.probabilities(logits)))
@@ -78,9 +79,9 @@ def analyse(
                 }
             )
     bins = {name: metrics.calibration(p, labels)._asdict() for name, p in answers.items()}
-    top = {name: p[list(samples)].max(-1) for name, p in answers.items()}
+    top = {name: p[samples].max(-1) for name, p in answers.items()}
     found["calibration"] = {name: _plain(values) for name, values in bins.items()}
-    found["samples"] = {"place": list(samples)} | {
+    found["samples"] = {"place": samples} | {
         name: _plain({"class": best.indices, "confidence": best.values})
         for name, best in top.items()
     }

@@ -11,6 +11,8 @@ import glob
 import hashlib
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -36,11 +38,21 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        patiently(os.replace, partial, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def patiently(change: Callable, *paths: Path) -> None:
+    """Change a file; where Windows refuses because somebody is reading it, a little later."""
+    for _ in range(20 if os.name == "nt" else 0):
+        try:
+            return change(*paths)
+        except PermissionError:
+            time.sleep(0.1)
+    change(*paths)
 
 
 def serialise(tensors: dict[str, Tensor]) -> bytes:
@@ -86,7 +98,7 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict) -> str:
 
 def remove(path: Path) -> None:
     """Delete a checkpoint with its weights, and what a kill left of it half-written."""
-    path.unlink()
+    patiently(path.unlink)
     name = glob.escape(path.stem)
     for file in [*_weights_of(path), *path.parent.glob(f".{name}[.-]*.partial")]:
         file.unlink()

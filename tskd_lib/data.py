@@ -162,7 +162,8 @@ def from_arrays(
             for part in pixels.split(1000)
         ]
         pixels = torch.cat(resized)
-    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in pixels.unbind(1)])
+    counts = [torch.bincount(c.flatten(), minlength=256).cpu() for c in pixels.unbind(1)]
+    counts = torch.stack(counts)
     share = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ values
@@ -181,7 +182,7 @@ def load(
 
     Both are normalised with the statistics of the training images. Where there is no official
     test part (digits, a folder that is not divided into one of `TRAINING` and one of `HELD_OUT`), a
-    quarter of each class is set aside for the test.
+    quarter of each class is set aside for the test, and the statistics are those of all images.
 
     Args:
         name: "digits" (embedded in scikit-learn), "cifar10", "cifar100", "fashion-mnist"

@@ -237,7 +237,7 @@ def build_student(
         "strength": strength,
     }
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
         backbone = build(name, classes, tuple(input_shape), stem, width)
         network = MultiExitNet(backbone, exits, strength)
     network.config = config

@@ -2,14 +2,15 @@
 
 An experiment lives in a folder: `teacher.json`, and for each seed a folder with one checkpoint
 and one record for every method. Whatever is there already is not trained again. While methods
-train side by side, their state is in a folder named after the first of them.
+train side by side, their state is in a folder `unfinished-` and a digest of their names.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from . import checkpoints, networks, records, training, voting
@@ -71,7 +72,7 @@ def run(
                 f"got the method {method!r}: its name becomes that of a file, so use no /"
             )
     paths = {method: folder / f"{method}.record.json" for method in objectives}
-    state = folder / next(iter(objectives)) / "state.json"
+    state = state_path(folder, objectives)
     started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
     teacher, digest = None, None
     if teacher_path is not None:
@@ -123,17 +124,21 @@ def run(
                 )
                 records.write({**record, "weights sha256": weights}, paths[method])
             checkpoints.remove(state)
-            if not any(state.parent.iterdir()):  # else it holds something of the reader's
-                state.parent.rmdir()
+            state.parent.rmdir()
         accelerator.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
 
 
+def state_path(folder: Path, methods: Iterable[str]) -> Path:
+    """Where the state of these methods is while they train side by side in a folder."""
+    digest = hashlib.sha256("\n".join(methods).encode()).hexdigest()[:8]
+    return Path(folder) / f"unfinished-{digest}" / "state.json"
+
+
 def epochs_done(folder: Path, methods: Collection[str], recipe: Recipe) -> dict[str, int]:
     """How many epochs of each of these methods `run` has behind it, as the folder tells."""
-    state = Path(folder) / next(iter(methods)) / "state.json"
     try:
-        started = json.loads(state.read_text("utf-8"))["history"]
+        started = json.loads(state_path(folder, methods).read_text("utf-8"))["history"]
     except (OSError, ValueError, KeyError):
         started = {}
     return {

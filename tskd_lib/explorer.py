@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Sequence
 from html import escape
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ class Explorer:
         test: the images that the analyses are of.
 
     Raises:
-        RecordError: where a record or an analysis is missing, or they are of different runs.
+        RecordError: where a record or an analysis is missing, or they are of different runs;
+            where a setting has one seed only, or two records of one seed.
     """
 
     def __init__(self, folder: Path, test: Images):
@@ -64,6 +66,7 @@ class Explorer:
         if {found["test sha256"] for found in analyses.values()} != {test.checksum()}:
             raise records.RecordError(f"the analyses in {folder} are of other test images")
         methods, images, temperatures = (list(dict.fromkeys(column)) for column in zip(*groups))
+        _check(groups, methods, images, [t for t in temperatures if t])
         runs = {setting: _summary(of_it, analyses) for setting, of_it in groups.items()}
         names = max((run["accuracy"] for run in runs.values()), key=len)
         places = next(iter(analyses.values()))["samples"]["place"]
@@ -152,6 +155,22 @@ def _setting(record: dict) -> tuple[str, int, float | str]:
     temperature = f"{objective['temperature']:g}" if soft else ""
     method = record["method"].split(" ")[0]
     return method, data["train images"] // data["classes"], temperature
+
+
+def _check(groups: dict[tuple, list], methods: list, images: list, temperatures: list) -> None:
+    """Every choice of the controls must have its records, of several seeds each."""
+    for method in methods:
+        if method not in METHODS:
+            raise records.RecordError(f"the explorer knows no method {method!r}")
+        plain = all(key[2] == "" for key in groups if key[0] == method)
+        for number, temperature in product(images, [""] if plain else temperatures):
+            seeds = [record["seed"] for record in groups.get((method, number, temperature), [])]
+            if len(seeds) < 2 or len(seeds) > len(set(seeds)):
+                at = f" at T = {temperature}" if temperature else ""
+                raise records.RecordError(
+                    f"{method} with {number} images a class{at} has records of the seeds {seeds}; "
+                    "the explorer needs several, each once"
+                )
 
 
 def _look(method: str, soft: bool) -> dict:

@@ -176,9 +176,9 @@ def feature_maps(
             mine = panel[labels == label]
             if len(mine):
                 ax.scatter(*mine.T, s=14, color=colour, alpha=0.6, linewidth=0)
-                ax.text(*mine.median(0).values.tolist(), name, **look)
+                ax.text(*mine.median(0).values.tolist(), short(name, 20), **look)
         ax.set(xticks=[], yticks=[])
-        ax.set_xlabel(title)
+        ax.set_xlabel(short(title, 60))
         ax.grid(False)
     return figure
 

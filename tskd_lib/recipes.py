@@ -112,6 +112,14 @@ def default_device() -> torch.device:
     return this_process().device
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a CPU works while it is called."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def make_accelerator(precision: str) -> Accelerator:
     """`this_process` with a precision, which prepares models and optimisers."""
     from accelerate import Accelerator

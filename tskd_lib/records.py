@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -187,6 +188,8 @@ def find(folder: Path, suffix: str, what: str) -> list[Path]:
     """
     try:
         paths = [path for path in walk(Path(folder)) if path.name.endswith(suffix)]
+    except FileNotFoundError:
+        paths = []
     except OSError as error:
         raise RecordError(f"{error.filename} cannot be read ({error.strerror})") from None
     if not paths:
@@ -273,7 +276,7 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
     status = _git("status", "--porcelain") if ours else None
     packages = ("torch", "torchvision", "accelerate", "numpy")
     versions = {name: metadata.version(name) for name in packages}
-    command = [os.path.basename(part) if os.path.isabs(part) else part for part in sys.argv]
+    command = [re.sub(r"(^|=)(/|[A-Za-z]:[\\/])(.*[\\/])?", r"\1", part) for part in sys.argv]
     from . import __version__
 
     return {
@@ -342,4 +345,5 @@ def markdown(table: pd.DataFrame) -> str:
     lines = [[table.index.name or "", *table.columns], ["---"] + ["---:"] * table.shape[1]]
     lines += [[label, *row] for label, row in zip(table.index, table.itertuples(index=False))]
     cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in line] for line in lines]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -59,8 +59,8 @@ class Study:
         return data.per_class(self.train, self.shots, seed)
 
     def teacher_path(self) -> Path:
-        """The teacher's checkpoint: ours where it comes with the library, else trained once."""
-        for place in (records.COMMITTED / self.name, self.folder):
+        """The teacher's checkpoint: that in the folder, else ours, else one trained now."""
+        for place in (self.folder, records.COMMITTED / self.name):
             path = place / "teacher" / "teacher.json"
             if path.exists():
                 return path

@@ -134,9 +134,10 @@ def legend(ax: Axes, drawn: Iterable = (), labels: Iterable[str] = (), above: fl
 
 def short(name: str, width: int, lines: int = 1) -> str:
     """A name in at most so many lines of so many letters; an ellipsis stands for its middle."""
-    name = whole = str(name).replace("_", " ")
+    name, width = str(name).replace("_", " "), max(1, width)
+    whole, parts = name, textwrap.wrap(name, width)
     for left in range(width * lines - 1, 0, -1):
-        parts = textwrap.wrap(name, max(1, width))
+        parts = textwrap.wrap(name, width)
         if len(parts) <= lines:
             break
         name = whole[: left - left // 2] + "…" + whole[len(whole) - left // 2 :]

@@ -19,6 +19,7 @@ import torch
 
 from . import records
 from .checkpoints import write_atomically
+from .recipes import default_device, synchronise
 
 # What a profile is divided into: the first pattern that matches an operation's own name, or
 # else the name of an operation around it. Besides, there are "optimiser" and "rest".
@@ -58,13 +59,12 @@ def interleave(
     entrants: Mapping[str, Callable], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
     """Seconds of each entrant in each round, taken in turns after one untimed run of each."""
-    seconds = {name: [] for name in entrants}
+    device, seconds = default_device(), {name: [] for name in entrants}
     for _ in range(rounds + 1):
         for name, run in entrants.items():
             start = clock()
             run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            synchronise(device)
             seconds[name].append(clock() - start)
     return {name: values[1:] for name, values in seconds.items()}
 

@@ -30,10 +30,11 @@ from .recipes import (
     learning_rate,
     make_accelerator,
     make_optimizer,
+    synchronise,
 )
 
 SAVE_EVERY = 20.0  # seconds between states on disk; the last epoch's is always kept
-CHECK_EVERY = 20  # steps between looks at the loss where looking costs a synchronisation
+CHECK_EVERY = 20  # steps between looks at loss and clock where looking costs a synchronisation
 
 
 class TrainingDiverged(RuntimeError):
@@ -60,7 +61,8 @@ def fit(
     """Train students side by side on the same batches, with one teacher pass for all.
 
     Each student has its own optimiser, and none affects another: trained alone, it ends with
-    the same weights. The networks are changed in place.
+    the same weights (in fp16 nearly: students share the scale of the loss). The networks are
+    changed in place.
 
     Args:
         students: by name.
@@ -76,7 +78,8 @@ def fit(
     Returns:
         For each student one dict an epoch: "epoch" from 1, "lr", the number of "images", the
         mean of each loss term, "train accuracy" of the deepest exit, "seconds" of its own
-        steps, "shared seconds" of batches and teacher, and "accuracy" per exit where
+        steps (on a GPU measured every `CHECK_EVERY` steps), "shared seconds" of batches and
+        teacher, and "accuracy" per exit where
         `validation` is given (of several processes only the first one measures it).
 
     Raises:
@@ -97,6 +100,7 @@ def fit(
     data = data.to(accelerator.device)
     from tqdm import tqdm
 
+    gpus = [accelerator.device] if accelerator.device.type == "cuda" else []
     bar = tqdm(
         total=recipe.epochs * steps_an_epoch,
         initial=run.epoch * steps_an_epoch,
@@ -105,13 +109,13 @@ def fit(
         mininterval=1.0,
     )
     try:
-        with bar:
+        with bar, torch.random.fork_rng(gpus):  # what the caller draws next is as without a fit
             for epoch in range(run.epoch + 1, recipe.epochs + 1):
                 rows = run.train_epoch(data, epoch, steps_an_epoch, bar)
                 for name, row in rows.items():
                     if validation is not None and accelerator.is_main_process:
                         logits = predict(students[name].network, validation, recipe.precision)
-                        right = logits.argmax(-1) == validation.labels
+                        right = logits.argmax(-1) == validation.labels.cpu()
                         row["accuracy"] = right.float().mean(1).tolist()
                     history[name].append(row)
                 run.save(epoch, history, steps_an_epoch)
@@ -199,6 +203,7 @@ class Run:
                 network.compile()
             optimizer = make_optimizer(network, recipe)
             self.models[name], self.optimizers[name] = accelerator.prepare(network, optimizer)
+        self._tensors()  # momentum starts at zero, also where fp16 skips the first step
 
     def release(self) -> None:
         """Take accelerate's wrappers off again."""
@@ -211,7 +216,7 @@ class Run:
         recipe, accelerator = self.recipe, self.accelerator
         generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
         sums = {name: {} for name in self.models}
-        seconds = dict.fromkeys(self.models, 0.0)
+        seconds, timed = dict.fromkeys(self.models, 0.0), 0
         began = time.perf_counter()
         rank, processes = accelerator.process_index, accelerator.num_processes
         stream = batches(data, recipe.batch_size, generator, recipe.augment, rank, processes)
@@ -223,8 +228,12 @@ class Run:
             if self.teacher is not None:
                 with torch.no_grad():
                     soft = self.teacher(images).logits[-1]
-            look = accelerator.device.type == "cpu" or step % CHECK_EVERY == 0 or step == steps - 1
+            on_cpu, last = accelerator.device.type == "cpu", step == steps - 1
+            look = on_cpu or last or step % CHECK_EVERY == CHECK_EVERY - 1
+            timed += look
             for name in self.models:
+                if look:
+                    synchronise(accelerator.device)
                 start = time.perf_counter()
                 torch.manual_seed(hash((recipe.seed, epoch, step, rank)))  # of dropout
                 terms = self.step(name, images, labels, soft, rate)
@@ -232,7 +241,8 @@ class Run:
                     sums[name][term] = sums[name].get(term, 0) + value
                 if look:
                     self._check_finite(name, terms, epoch, step)
-                seconds[name] += time.perf_counter() - start
+                    synchronise(accelerator.device)
+                    seconds[name] += time.perf_counter() - start
             bar.update()
             if look:
                 shown = {n: t["total"] for n, t in sums.items()}
@@ -248,7 +258,8 @@ class Run:
             }
             for name, terms in sums.items()
         }
-        shared = time.perf_counter() - began - sum(seconds.values())
+        seconds = {name: spent * steps / timed for name, spent in seconds.items()}
+        shared = max(0.0, time.perf_counter() - began - sum(seconds.values()))
         about = {"epoch": epoch, "lr": rate, "images": len(data), "shared seconds": shared}
         return {name: {**about, "seconds": seconds[name], **means[name]} for name in means}
 

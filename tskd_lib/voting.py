@@ -76,7 +76,7 @@ def vote(
     `RULES` holds them by name, as functions of the logits and the weights, and can be given more.
 
     Args:
-        logits: `[K, B, C]`; computed in float32 at least, float64 stays float64.
+        logits: `[K, B, C]`, finite; computed in float32 at least, float64 stays float64.
         rule: one of `RULES`.
         weights: how much each exit counts, `[K]`, not negative, any scale; equal if None.
 

@@ -67,7 +67,7 @@ def results(methods, seeds, base=0.6, spread=0.02):
                     "experiment": "trial",
                     "method": method,
                     "seed": seed,
-                    "data": {"train images": 100},
+                    "data": {"train images": 100, "name": "digits"},
                     "cost": {
                         "parameters": [1] * exits,
                         "flops": [1] * exits,

@@ -107,18 +107,44 @@ def outcomes() -> str:
 
 
 def bench() -> str:
-    """What `tskd bench` measured."""
-    record = json.loads((records.COMMITTED / "bench.json").read_text("utf-8"))
-    lines = ["| in one run, in turns | median | rounds | wanted |", "|---|---:|---:|---|"]
-    for name, row in record["results"].items():
-        wanted = [f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in row["bar"].items()]
-        verdict = {True: ", reached", False: ", **missed**", None: ""}[row["reached"]]
-        spread = f"{row['low']:.3f} to {row['high']:.3f}"
-        lines.append(f"| {name} | {row['value']:.3f} | {spread} | {''.join(wanted)}{verdict} |")
-    origin = record["provenance"]
-    lines += ["", f"On {origin['hardware']}, {origin['threads']} threads, {origin['precision']}."]
-    lines += ["", *(f"- {remark}" for remark in timing.remarks(record))]
-    return "\n".join(lines)
+    """What `tskd bench` measured, a column for each machine."""
+    paths = sorted(records.COMMITTED.glob("bench-*.json"), reverse=True)
+    machines = {path.stem: json.loads(path.read_text("utf-8")) for path in paths}
+    columns, lines = {}, []
+    for record in machines.values():
+        origin = record["provenance"]
+        verdict = {True: ", reached", False: ", **missed**", None: ""}
+        columns[origin["hardware"]] = {
+            name: f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f}){verdict[r['reached']]}"
+            for name, r in record["results"].items()
+        }
+        lines += [
+            "",
+            f"{origin['hardware']}, {origin['threads']} threads, {origin['precision']}, "
+            f"{origin['started'][:10]}, commit `{origin['git commit'][:7]}`:",
+            "",
+            *(f"- {remark}" for remark in timing.remarks(record)),
+        ]
+    wanted = {
+        name: "".join(f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in row["bar"].items())
+        for name, row in record["results"].items()
+    }
+    table = pd.DataFrame({"wanted": wanted, **columns})
+    table = records.markdown(table.rename_axis("median (rounds) of one run, in turns"))
+    return "\n".join([table, *lines, "", large_speed(machines["bench-amd"])])
+
+
+def large_speed(bench: dict) -> str:
+    """How fast the large comparison was, held against the benchmark on the same machine."""
+    found = records.frame(records.read_all(records.COMMITTED / record_cifar.NAME))
+    trained = records.costs(found)["images per second"]["baseline"]
+    promised = bench["timings"]["resnet10, default"]["images per second"]
+    return (
+        f"The large comparison trained the student alone at {trained:,.0f} images/s on each of two "
+        f"cores: {2 * trained / promised:.2f} times the default step of the same network in the "
+        f"benchmark on that machine, which has both cores for one process ({promised:,.0f} "
+        "images/s)."
+    )
 
 
 def chapters() -> str:

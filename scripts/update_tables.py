@@ -32,6 +32,14 @@ def results() -> str:
     return "\n\n".join(map(experiment, EXPERIMENTS))
 
 
+def origins(found: list[dict]) -> str:
+    """The command that made these records, and the commits that it ran at."""
+    commits = dict.fromkeys(f"`{r['provenance']['git commit'][:7]}`" for r in found)
+    return (
+        f"`{records.command(found[0])}` at commit{'s' * (len(commits) > 1)} {' and '.join(commits)}"
+    )
+
+
 def experiment(name: str) -> str:
     """The table of one experiment, between what was run and how fast it was."""
     found = records.read_all(records.COMMITTED / name)
@@ -40,10 +48,7 @@ def experiment(name: str) -> str:
     students = [record for record in found if record["method"] != "teacher"]
     (teacher,) = (record for record in found if record["method"] == "teacher")
     origin, seeds = students[0]["provenance"], len({record["seed"] for record in students})
-    made, taught = (
-        f"`{records.command(record)}` at commit `{record['provenance']['git commit'][:7]}`"
-        for record in (students[0], teacher)
-    )
+    made, taught = map(origins, (students, [teacher]))
     apart = "" if taught == made else f", the teacher with {taught},"
     speed = records.costs(records.frame(students))["images per second"]
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"

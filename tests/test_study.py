@@ -241,7 +241,7 @@ def our_runs():
     yield f"{record_cifar.NAME}-search", goals, {}, range(1), record_cifar.SEARCH_EPOCHS
     search = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
     goals = {method: goal for method, (goal, _) in record_cifar.chosen(search, Recipe()).items()}
-    yield record_cifar.NAME, goals, {}, range(1), 30
+    yield record_cifar.NAME, goals, {}, range(2), 30
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     yield settings.LONG, {"tskd": PRESETS["tskd"]}, {}, settings.SEEDS, settings.LONG_EPOCHS

@@ -7,16 +7,11 @@ import math
 import os
 import platform
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from .data import Augment
 from .exits import MultiExitNet
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from accelerate.state import PartialState
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("one-cycle", "cosine")
@@ -93,7 +88,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "fp32"
 
 
-def this_process() -> PartialState:
+def this_process():
     """Accelerate's view of this process: its device, and its place among others.
 
     Of several processes (`torchrun`) each gets a CUDA device of its own.
@@ -120,7 +115,7 @@ def synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def make_accelerator(precision: str) -> Accelerator:
+def make_accelerator(precision: str):
     """`this_process` with a precision, which prepares models and optimisers."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState

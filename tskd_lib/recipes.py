@@ -140,12 +140,19 @@ def keep_freed_memory() -> None:
 
 
 def make_optimizer(network: MultiExitNet, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on matrices and kernels only."""
+    """SGD with Nesterov momentum; weight decay on matrices and kernels only.
+
+    The momentum is there from the start, at zero: a first step that fp16 skips would leave it
+    undefined.
+    """
     parameters = list(network.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0, fused=True
     )
+    for parameter in parameters:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

@@ -79,8 +79,8 @@ def fit(
         For each student one dict an epoch: "epoch" from 1, "lr", the number of "images", the
         mean of each loss term, "train accuracy" of the deepest exit, "seconds" of its own
         steps (on a GPU measured every `CHECK_EVERY` steps), "shared seconds" of batches and
-        teacher, and "accuracy" per exit where
-        `validation` is given (of several processes only the first one measures it).
+        teacher, and "accuracy" per exit where `validation` is given (of several processes only the
+        first one measures it).
 
     Raises:
         ValueError: where data, students and teacher do not fit together.
@@ -203,7 +203,6 @@ class Run:
                 network.compile()
             optimizer = make_optimizer(network, recipe)
             self.models[name], self.optimizers[name] = accelerator.prepare(network, optimizer)
-        self._tensors()  # momentum starts at zero, also where fp16 skips the first step
 
     def release(self) -> None:
         """Take accelerate's wrappers off again."""
@@ -310,8 +309,6 @@ class Run:
             tensors |= {f"{name}/network/{k}": v for k, v in network.state_dict().items()}
             state = self.optimizers[name].state
             for key, parameter in network.named_parameters():
-                if "momentum_buffer" not in state[parameter]:
-                    state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
                 tensors[f"{name}/momentum/{key}"] = state[parameter]["momentum_buffer"]
         return tensors
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from record_study import command, keep, variant
-from record_why import EPOCHS, SEEDS
+from record_why import EPOCHS
 
 from tskd_lib import study
 from tskd_lib.losses import PRESETS, Objective
 
-NAME = "cifar100-few-settings"
+NAME, SEEDS = "cifar100-few-settings", range(3)
 LONG, LONG_EPOCHS = "cifar100-few-long", 60
 TEACHERS, TEACHER_EPOCHS = {"weak": 0.125, "medium": 0.25}, 10  # widths
 

@@ -76,6 +76,8 @@ def check_space():
         (tempfile.gettempdir(), DOWNLOADED),
         (os.path.expanduser("~"), DOWNLOADED),
     ):
+        if not os.path.isdir(folder):  # a user without a home
+            continue
         disk = device(folder)
         needs[disk] = (folder, needs.get(disk, (folder, 0))[1] + size)
     for folder, size in needs.values():

@@ -31,12 +31,13 @@ def pulls(
     """The gradient of each exit's own terms by the weights of stage 1, `[K, weights]`."""
     batch = data.normalise(images.images, images.mean, images.std)
     with torch.no_grad():
-        soft = teacher.eval()(batch).logits[-1]
+        teacher_logits = teacher.eval()(batch).logits[-1]
     logits, features = network.train()(batch)
     shared, found = list(network.backbone.stages[0].parameters()), []
 
     def total(exits: list[int]) -> Tensor:
-        return objective(logits[exits], features[exits], images.labels, soft)["total"]
+        terms = objective(logits[exits], features[exits], images.labels, teacher_logits)
+        return terms["total"]
 
     deepest = total([-1])
     for loss in [*(total([k, -1]) - deepest for k in range(len(logits) - 1)), deepest]:
@@ -48,7 +49,8 @@ def pulls(
 def main(folder: Path) -> None:
     """Measure every student of the folder, and write one file."""
     few = study.load("full")
-    few, teacher, found = replace(few, folder=folder / few.name), few.teacher(), []
+    few = replace(few, folder=folder / few.name)
+    teacher, found = few.teacher(), []
     for method in METHODS:
         for seed in SEEDS:
             learned = few.few(seed)

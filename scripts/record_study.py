@@ -83,6 +83,9 @@ def keep(
         if method in analysed and checkpoint.exists():
             analysis.write(analysis.analyse(checkpoint, test, validation=validation), target)
         whole = method in networks and path.parent.name == "seed-0"
+        if whole and checkpoint.exists():
+            for old in target.parent.glob(f"{method}-*.safetensors"):
+                old.unlink()  # of an earlier run: weights are named by their digest
         paths += path.parent.glob(f"{method}[.-]*" if whole else path.name)
     for path in paths:
         target = ours / path.relative_to(folder)

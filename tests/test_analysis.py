@@ -122,6 +122,10 @@ def test_missing_or_broken_analyses_are_named(tmp_path):
     (tmp_path / "x.analysis.json").write_text("{")
     with pytest.raises(records.RecordError, match="x.analysis.json is not JSON"):
         analysis.read_all(tmp_path)
+    for other in ("{}", "[]"):
+        (tmp_path / "x.analysis.json").write_text(other)
+        with pytest.raises(records.RecordError, match="x.analysis.json is not an analysis"):
+            analysis.read_all(tmp_path)
 
 
 class Page(html.parser.HTMLParser):

@@ -116,6 +116,13 @@ def test_full_disk_is_named_before_anything_is_made(monkeypatch, capsys, tmp_pat
     assert not (tmp_path / ".venv").exists()
 
 
+def test_a_user_without_a_home_needs_no_room_there(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: "/nonexistent")
+    monkeypatch.setattr(install, "INSTALLED", 0)
+    monkeypatch.setattr(install, "DOWNLOADED", 0)
+    install.check_space()
+
+
 def test_failed_installation_is_one_sentence_and_leaves_no_stamp(monkeypatch, capfd, tmp_path):
     """A lock that cannot be installed: the environment is there, but does not count as complete."""
     (tmp_path / "requirements.lock").write_text("no-such-package-of-ours @ file:///nowhere\n")

@@ -361,6 +361,8 @@ def test_provenance_says_what_ran_on_what(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/bin/tskd", "train", "--out=/somewhere/my runs", "/x"])
     found = records.provenance(torch.device("cpu"), 2, "bf16")
     assert found["command"] == "tskd train '--out=my runs' x"
+    monkeypatch.setattr("sys.argv", ["/lib/tskd_lib/__main__.py", "bench"])  # python -m tskd_lib
+    assert records.provenance(torch.device("cpu"), 1, "fp32")["command"] == "tskd bench"
     assert torch.__version__.startswith(found["versions"]["torch"])
     assert found["versions"]["tskd_lib"] == __version__
     assert {"python", "torchvision", "accelerate", "numpy"} < set(found["versions"])

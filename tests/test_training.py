@@ -185,6 +185,17 @@ def test_fitting_leaves_no_wrapper_behind(digits, tiny):
     fit_quietly({"one": Student(network, PRESETS["baseline"])}, digits[0], other)
 
 
+def test_a_state_that_is_refused_leaves_no_wrapper_behind(digits, tiny, tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=1, precision="bf16")
+    (tmp_path / "state.json").write_text("{}")
+    network = tiny("deepest")
+    before = network.forward
+    student = {"one": Student(network, PRESETS["baseline"])}
+    with pytest.raises(checkpoints.CheckpointError):
+        fit_quietly(student, digits[0], recipe, folder=tmp_path)
+    assert network.forward == before
+
+
 @given(steps=st.integers(2, 500), schedule=st.sampled_from(recipes.SCHEDULES))
 @settings(max_examples=50, deadline=None)
 def test_schedules(steps, schedule):
@@ -211,7 +222,11 @@ def test_predict_is_the_networks_own_answer(digits, tiny):
     with torch.inference_mode():
         images = data.normalise(test.images, test.mean, test.std)
         torch.testing.assert_close(logits, network.eval()(images).logits, rtol=1e-4, atol=1e-4)
+    network.train()
+    network.backbone.eval()
+    modes = [module.training for module in network.modules()]
     half = predict(network, test, "bf16")
+    assert [module.training for module in network.modules()] == modes
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, logits, rtol=0.1, atol=0.2)
 

@@ -99,15 +99,19 @@ def read_all(folder: Path) -> dict[str, dict]:
     """Every analysis below a folder, by the digest of the weights that it is of.
 
     Raises:
-        RecordError: where there is none, one is not JSON, or a folder cannot be read.
+        RecordError: where there is none, or one or a folder cannot be read.
     """
     found = {}
     for path in find(folder, SUFFIX, "analyses"):
         try:
             one = json.loads(path.read_text("utf-8"))
+            found[one["weights sha256"]] = one
+        except OSError as error:
+            raise RecordError(f"{path} cannot be read ({error.strerror})") from None
         except ValueError:
             raise RecordError(f"{path} is not JSON") from None
-        found[one["weights sha256"]] = one
+        except (KeyError, TypeError):
+            raise RecordError(f"{path} is not an analysis") from None
     return found
 
 

@@ -9,13 +9,13 @@ the threshold for a budget or an accuracy, on validation images.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .networks import evaluating
 from .voting import check_labels, check_logits, vote
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def early_exit(
         ValueError: the threshold is not a number, or the rule is unknown.
     """
     _check_threshold(threshold)
-    with _evaluating(net), torch.inference_mode():
+    with evaluating(net), torch.inference_mode():
         waiting = torch.arange(len(images), device=images.device)
         exits = torch.empty_like(waiting)
         hidden, reached = net.backbone.stem(images), []
@@ -251,15 +251,3 @@ def _check_flops(flops: Sequence[int], exits: int) -> None:
             f"got the FLOPs {costs} for {exits} exits: give one number for each exit, counted "
             "from the image, so that they never fall"
         )
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode again afterwards."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

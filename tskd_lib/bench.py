@@ -74,8 +74,8 @@ class Workload:
     def step(self, run, images: data.Images, method: str = "baseline") -> Callable[[], dict]:
         """A training step on a batch made before; the teacher's logits are noise."""
         pixels, labels = next(data.batches(images, self.batch_size))
-        soft = torch.randn(len(labels), self.classes, device=labels.device)
-        return partial(run.step, method, pixels, labels, soft, RATE)
+        noise = torch.randn(len(labels), self.classes, device=labels.device)
+        return partial(run.step, method, pixels, labels, noise, RATE)
 
 
 def multi_exit(record: dict, work: Workload) -> None:

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .networks import Backbone, ResidualBlock, build, conv_norm, feature_shapes, initialise
+from .networks import (
+    Backbone,
+    ResidualBlock,
+    build,
+    conv_norm,
+    evaluating,
+    feature_shapes,
+    initialise,
+)
 
 STRENGTHS = ("separable", "byot", "residual")
 
@@ -98,8 +106,8 @@ class MultiExitNet(nn.Module):
         strength: the branches' size, one of `STRENGTHS` (see `exit_branch`).
 
     Attributes:
-        branches: one per exit, feature map to features `[B, D]`.
-        classifiers: one per exit, features to logits `[B, C]`.
+        branches: one per exit but the deepest, feature map to features `[B, D]`.
+        classifiers: one per exit but the deepest, features to logits `[B, C]`.
 
     Raises:
         ValueError: for an unknown strength, or exits that are not ascending stages up to the
@@ -196,16 +204,12 @@ class MultiExitNet(nn.Module):
 
         Convolutions and matrix products, a multiply and an add as two FLOPs.
         """
-        training = self.training
-        self.eval()
-        image = next(self.parameters()).new_zeros(1, *self.backbone.input_shape)
-        counts = []
-        with FlopCounterMode(display=False) as counter:
+        image, counts = next(self.parameters()).new_zeros(1, *self.backbone.input_shape), []
+        with evaluating(self), FlopCounterMode(display=False) as counter:
             hidden = self.backbone.stem(image)
             for exit in range(len(self.exits)):
                 hidden, _, _ = self.advance(hidden, exit)
                 counts.append(counter.get_total_flops())
-        self.train(training)
         return counts
 
 

@@ -79,12 +79,12 @@ class Objective:
         self_: weight of the deepest exit's soft targets, at the exits before it.
         feature: weight of the distance to the deepest exit's features.
         temperature: T of both soft-target terms.
-        smoothing: label smoothing, 0 to 1.
+        smoothing: label smoothing, from 0 to below 1.
         exits: "all", "deepest" or stage numbers: the exits a student of this method has.
 
     Raises:
         ValueError: for a negative weight, a temperature that is not positive, or smoothing
-            outside 0 to 1.
+            that is not from 0 to below 1.
     """
 
     label: float = 1.0
@@ -130,7 +130,8 @@ class Objective:
             teacher_logits: `[B, C]`; needed where `teacher` is positive.
 
         Raises:
-            ValueError: where the teacher's logits are missing or have another shape.
+            ValueError: where the teacher's logits are missing or have another shape, or every
+                term has weight zero.
         """
         terms = {}
         if self.label_deepest:

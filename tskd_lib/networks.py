@@ -7,7 +7,8 @@ so every network here is written as that list, whatever its family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -84,11 +85,11 @@ class StridedPointwise(nn.Conv2d):
         return F.conv2d(hidden[:, :, ::down, ::right], self.weight, self.bias)
 
 
-def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     """A convolution without bias that keeps the size at stride 1, and its batch norm."""
     layer = StridedPointwise if kernel == 1 and stride > 1 else nn.Conv2d
     return [
-        layer(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        layer(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
     ]
 
@@ -260,16 +261,25 @@ def build(
     return backbone
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode again afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.no_grad()
 def feature_shapes(backbone: Backbone) -> list[tuple[int, int, int]]:
     """(channels, height, width) of the feature map after each stage, from a dry run."""
-    training = backbone.training
-    backbone.eval()
-    weight = next(backbone.parameters())
-    hidden = backbone.stem(weight.new_zeros(1, *backbone.input_shape))
-    shapes = []
-    for stage in backbone.stages:
-        hidden = stage(hidden)
-        shapes.append(tuple(hidden.shape[1:]))
-    backbone.train(training)
+    image, shapes = next(backbone.parameters()).new_zeros(1, *backbone.input_shape), []
+    with evaluating(backbone):
+        hidden = backbone.stem(image)
+        for stage in backbone.stages:
+            hidden = stage(hidden)
+            shapes.append(tuple(hidden.shape[1:]))
     return shapes

@@ -1,6 +1,6 @@
 """Charts of results, one function each.
 
-Each function draws on the Axes that it is given, or on a new figure, and returns the Figure.
+Each function draws on a new figure, or on the Axes that it is given, and returns the Figure.
 A new figure is a value that pyplot does not hold on to: as the last line of a cell (without a
 semicolon) it is shown, once; `display` shows it elsewhere, `savefig` keeps it. There are no
 titles, because a caption stands beside the picture.
@@ -92,18 +92,16 @@ def curves(
 def sweep(
     results: pd.DataFrame,
     x: str,
-    y: str = "accuracy",
     by: str = "method",
     log: bool = False,
     xlabel: str = "",
     ax: Axes | None = None,
 ) -> Figure:
-    """How a result changes with one setting: mean and 95 % t interval over seeds.
+    """How accuracy changes with one setting: mean and 95 % t interval over seeds.
 
     Args:
-        results: a row for each run.
+        results: a row for each run, with its "accuracy".
         x: the column with the setting, numbers.
-        y: the column with the result; shares are drawn in percent.
         by: a line for each value of this column.
         log: place the settings by their logarithm; 0 has its place left of the smallest.
         xlabel: what `x` is, with its unit.
@@ -112,7 +110,7 @@ def sweep(
     Raises:
         ValueError: there are no rows, or the columns do not exist.
     """
-    missing = {x, y, by} - set(results.columns)
+    missing = {x, "accuracy", by} - set(results.columns)
     if missing or results.empty:
         raise ValueError(f"got {len(results)} rows without the columns {sorted(missing)}")
     ax, lines = axes_or_new(ax), results[by].unique()
@@ -124,12 +122,12 @@ def sweep(
     ax.minorticks_off()
     counts = []
     for line, style in zip(lines, styles(lines)):
-        runs = (100 * results[results[by] == line].set_index(x)[y]).groupby(level=0)
+        runs = (100 * results[results[by] == line].set_index(x).accuracy).groupby(level=0)
         spans = [_interval(values.to_numpy()) for _, values in runs]
         _band(ax, list(runs.groups), spans, style)
         counts += [span.n for span in spans]
     ax.set_xlabel(f"{xlabel or x} ({interval_note(counts)})")
-    ax.set_ylabel(f"{y.capitalize()} (%)")
+    ax.set_ylabel("Accuracy (%)")
     return legend(ax)
 
 

@@ -277,11 +277,13 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
     packages = ("torch", "torchvision", "accelerate", "numpy")
     versions = {name: metadata.version(name) for name in packages}
     command = [re.sub(r"(^|=)(/|[A-Za-z]:[\\/])(.*[\\/])?", r"\1", part) for part in sys.argv]
+    program = os.path.basename(command[0])
+    program = "tskd" if program == "__main__.py" else program  # python -m tskd_lib
     from . import __version__
 
     return {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([os.path.basename(command[0]), *command[1:]]),
+        "command": shlex.join([program, *command[1:]]),
         "git commit": _git("rev-parse", "HEAD") if ours else None,
         "git clean": None if status is None else status == "",
         "versions": {"python": platform.python_version(), "tskd_lib": __version__, **versions},

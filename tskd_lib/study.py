@@ -7,7 +7,9 @@ digits and minutes on a CPU, "full" takes CIFAR-100 and hours.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,13 @@ from .training import predict
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def _scratch() -> Path:
+    """A folder that is gone when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tskd-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Study:
     student_recipe: Recipe
     teacher_network: Mapping
     teacher_recipe: Recipe
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
+    folder: Path = field(default_factory=_scratch)
 
     def few(self, seed: int) -> data.Images:
         """The images that the student of this seed is trained on."""
@@ -100,7 +109,7 @@ class Study:
         What was run before is not run again. On a CPU every core trains a seed of its own; where
         the seeds do not come out even, it trains one student at a time.
         """
-        seeds, groups = list(seeds), [objectives]
+        seeds, groups = list(dict.fromkeys(seeds)), [objectives]
         if len(seeds) % cores():
             groups = [{method: objective} for method, objective in objectives.items()]
         return run_jobs([self.job(group, seed) for seed in seeds for group in groups])

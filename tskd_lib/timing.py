@@ -105,7 +105,7 @@ def profile(step: Callable[[], object]) -> dict[str, float]:
     """
     with torch.profiler.profile() as recorded, torch.profiler.record_function("step"):
         step()
-    kind = "device" if torch.cuda.is_available() else "cpu"
+    kind = "device" if default_device().type == "cuda" else "cpu"
     times = dict.fromkeys(["optimiser", *GROUPS, "rest"], 0.0)
     for event in recorded.events():
         if event.device_type == torch.autograd.DeviceType.CPU:

@@ -23,6 +23,7 @@ from . import checkpoints, metrics
 from .data import Images, batches, memory_format
 from .exits import MultiExitNet
 from .losses import Objective
+from .networks import evaluating
 from .recipes import (
     Recipe,
     choose_precision,
@@ -95,28 +96,27 @@ def fit(
             f"{accelerator.num_processes} processes cannot share batches of "
             f"{len(data) // steps_an_epoch} images: raise the batch size"
         )
-    run = Run(students, data, recipe, teacher, folder, accelerator)
-    history = run.resume()
-    data = data.to(accelerator.device)
     from tqdm import tqdm
 
     gpus = [accelerator.device] if accelerator.device.type == "cuda" else []
-    bar = tqdm(
-        total=recipe.epochs * steps_an_epoch,
-        initial=run.epoch * steps_an_epoch,
-        disable=not (progress and accelerator.is_main_process),
-        unit="step",
-        mininterval=1.0,
-    )
+    run = Run(students, data, recipe, teacher, folder, accelerator)
     try:
+        history = run.resume()
+        data = data.to(accelerator.device)
+        bar = tqdm(
+            total=recipe.epochs * steps_an_epoch,
+            initial=run.epoch * steps_an_epoch,
+            disable=not (progress and accelerator.is_main_process),
+            unit="step",
+            mininterval=1.0,
+        )
         with bar, torch.random.fork_rng(gpus):  # what the caller draws next is as without a fit
             for epoch in range(run.epoch + 1, recipe.epochs + 1):
                 rows = run.train_epoch(data, epoch, steps_an_epoch, bar)
                 for name, row in rows.items():
                     if validation is not None and accelerator.is_main_process:
                         logits = predict(students[name].network, validation, recipe.precision)
-                        right = logits.argmax(-1) == validation.labels.cpu()
-                        row["accuracy"] = right.float().mean(1).tolist()
+                        row["accuracy"] = metrics.accuracy(logits, validation.labels).tolist()
                     history[name].append(row)
                 run.save(epoch, history, steps_an_epoch)
     finally:
@@ -223,10 +223,10 @@ class Run:
             model.train()
         for step, (images, labels) in enumerate(stream):
             rate = learning_rate(recipe, (epoch - 1) * steps + step, recipe.epochs * steps)
-            soft = None
+            teacher_logits = None
             if self.teacher is not None:
                 with torch.no_grad():
-                    soft = self.teacher(images).logits[-1]
+                    teacher_logits = self.teacher(images).logits[-1]
             on_cpu, last = accelerator.device.type == "cpu", step == steps - 1
             look = on_cpu or last or step % CHECK_EVERY == CHECK_EVERY - 1
             timed += look
@@ -235,7 +235,7 @@ class Run:
                     synchronise(accelerator.device)
                 start = time.perf_counter()
                 torch.manual_seed(hash((recipe.seed, epoch, step, rank)))  # of dropout
-                terms = self.step(name, images, labels, soft, rate)
+                terms = self.step(name, images, labels, teacher_logits, rate)
                 for term, value in terms.items():
                     sums[name][term] = sums[name].get(term, 0) + value
                 if look:
@@ -263,7 +263,7 @@ class Run:
         return {name: {**about, "seconds": seconds[name], **means[name]} for name in means}
 
     def step(
-        self, name: str, images: Tensor, labels: Tensor, soft: Tensor | None, rate: float
+        self, name: str, images: Tensor, labels: Tensor, teacher_logits: Tensor | None, rate: float
     ) -> dict[str, Tensor]:
         """One step of one student; its loss terms by name, and its "train accuracy".
 
@@ -271,12 +271,12 @@ class Run:
             name: of the student.
             images: normalised, `[B, C, H, W]`.
             labels: `[B]`.
-            soft: the teacher's logits `[B, classes]`, where there is a teacher.
+            teacher_logits: `[B, C]`, where there is a teacher.
             rate: the learning rate.
         """
         model, optimizer = self.models[name], self.optimizers[name]
         outputs = model(images)
-        terms = self.students[name].objective(*outputs, labels, soft)
+        terms = self.students[name].objective(*outputs, labels, teacher_logits)
         self.accelerator.backward(terms["total"])
         if self.recipe.clip is not None:
             self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
@@ -375,21 +375,18 @@ def predict(
     device = next(network.parameters()).device
     precision = choose_precision(precision, device)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    training = network.training
-    network.eval()
-    parts = []
-    with torch.inference_mode(), torch.autocast(device.type, half, enabled=half is not None):
-        for images, _ in batches(data.to(device), batch_size):
-            parts.append(network(images).logits.float().cpu())
-    network.train(training)
+    autocast = torch.autocast(device.type, half, enabled=half is not None)
+    with evaluating(network), torch.inference_mode(), autocast:
+        parts = [
+            network(images).logits.float().cpu()
+            for images, _ in batches(data.to(device), batch_size)
+        ]
     return torch.cat(parts, dim=1)
 
 
-def evaluate(
-    network: MultiExitNet, data: Images, precision: str = "auto", batch_size: int = 512
-) -> dict:
+def evaluate(network: MultiExitNet, data: Images, precision: str = "auto") -> dict:
     """Accuracy, top-5, NLL and ECE of every exit and vote; see `metrics.summarise`.
 
     The arguments are those of `predict`.
     """
-    return metrics.summarise(predict(network, data, precision, batch_size), data.labels)
+    return metrics.summarise(predict(network, data, precision), data.labels)

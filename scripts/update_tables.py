@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import record_cifar
 
-from tskd_lib import records, timing
+from tskd_lib import metrics, records, timing
 from tskd_lib.losses import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,9 +35,7 @@ def results() -> str:
 def origins(found: list[dict]) -> str:
     """The command that made these records, and the commits that it ran at."""
     commits = dict.fromkeys(f"`{r['provenance']['git commit'][:7]}`" for r in found)
-    return (
-        f"`{records.command(found[0])}` at commit{'s' * (len(commits) > 1)} {' and '.join(commits)}"
-    )
+    return f"`{records.command(found[0])}` at commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
 
 
 def experiment(name: str) -> str:
@@ -48,6 +46,7 @@ def experiment(name: str) -> str:
     students = [record for record in found if record["method"] != "teacher"]
     (teacher,) = (record for record in found if record["method"] == "teacher")
     origin, seeds = students[0]["provenance"], len({record["seed"] for record in students})
+    hardware = dict.fromkeys(record["provenance"]["hardware"] for record in students)
     made, taught = map(origins, (students, [teacher]))
     apart = "" if taught == made else f", the teacher with {taught},"
     speed = records.costs(records.frame(students))["images per second"]
@@ -65,8 +64,9 @@ def experiment(name: str) -> str:
             records.markdown(records.summary(table)),
             "",
             f"Made with {made}{apart} on "
-            f"{origin['hardware']}, threads: {origin['threads']}, {origin['precision']}. Training "
-            f"steps, images/s: {', '.join(f'{m} {rate:,.0f}' for m, rate in speed.items())}.",
+            f"{' and '.join(hardware)}, threads: {origin['threads']}, {origin['precision']}. "
+            f"Training steps, images/s, median: "
+            f"{', '.join(f'{m} {rate:,.0f}' for m, rate in speed.items())}.",
         ]
     )
 
@@ -98,25 +98,29 @@ def search() -> str:
 
 
 def outcomes() -> str:
-    """The three differences of the large comparison, in points, for each seed that is there."""
+    """The three differences of the large comparison, in points, and which of them show."""
     found = records.frame(records.read_all(records.COMMITTED / record_cifar.NAME))
-    accuracy = 100 * found.pivot_table("accuracy", ["method", "answer"], "seed")
-    gains = pd.DataFrame(
-        {
-            name: accuracy.loc[ours] - accuracy.loc[theirs]
-            for name, (ours, theirs) in OUTCOMES.items()
+    accuracy, rows = 100 * found.pivot_table("accuracy", ["method", "answer"], "seed"), {}
+    for name, (ours, theirs) in OUTCOMES.items():
+        seeds = (accuracy.loc[ours] - accuracy.loc[theirs]).dropna()
+        gain = metrics.paired(accuracy.loc[ours, seeds.index], accuracy.loc[theirs, seeds.index])
+        rows[name] = {
+            **{f"seed {seed}": f"{points:+.2f}" for seed, points in seeds.items()},
+            "mean": f"{gain.mean:+.2f}",
+            "95 % interval": f"{gain.t_low:+.2f} to {gain.t_high:+.2f}",
+            "p": f"{gain.p:.4f}",
+            "shows": "yes" if gain.t_low > 0 else "no",
+            "by Bonferroni": "yes" if gain.mean > 0 and gain.p < 0.05 / len(OUTCOMES) else "no",
         }
-    ).T.dropna(axis=1)
-    table = gains.map("{:+.2f}".format).rename(columns="seed {}".format)
-    return records.markdown(table.rename_axis("difference", axis=0))
+    return records.markdown(pd.DataFrame(rows).T.rename_axis("difference", axis=0))
 
 
 def bench() -> str:
     """What `tskd bench` measured, a column for each machine."""
     paths = sorted(records.COMMITTED.glob("bench-*.json"), reverse=True)
-    machines = {path.stem: json.loads(path.read_text("utf-8")) for path in paths}
+    machines = [json.loads(path.read_text("utf-8")) for path in paths]
     columns, lines = {}, []
-    for record in machines.values():
+    for record in machines:
         origin = record["provenance"]
         verdict = {True: ", reached", False: ", **missed**", None: ""}
         columns[origin["hardware"]] = {
@@ -136,20 +140,26 @@ def bench() -> str:
     }
     table = pd.DataFrame({"wanted": wanted, **columns})
     table = records.markdown(table.rename_axis("median (rounds) of one run, in turns"))
-    return "\n".join([table, *lines, "", large_speed(machines["bench-amd"])])
+    return "\n".join([table, *lines, "", large_speed(machines)])
 
 
-def large_speed(bench: dict) -> str:
+def large_speed(machines: list[dict]) -> str:
     """How fast the large comparison was, held against the benchmark on the same machine."""
-    found = records.frame(records.read_all(records.COMMITTED / record_cifar.NAME))
-    trained = records.costs(found)["images per second"]["baseline"]
-    promised = bench["timings"]["resnet10, default"]["images per second"]
-    return (
-        f"The large comparison trained the student alone at {trained:,.0f} images/s on each of two "
-        f"cores: {2 * trained / promised:.2f} times the default step of the same network in the "
-        f"benchmark on that machine, which has both cores for one process ({promised:,.0f} "
-        "images/s)."
-    )
+    found = records.read_all(records.COMMITTED / record_cifar.NAME)
+    lines = ["How fast the large comparison trained the student alone, in images/s:", ""]
+    for bench in machines:
+        name = bench["provenance"]["hardware"]
+        same = [r for r in found if r["provenance"]["hardware"] == name]
+        if not any(record["method"] == "baseline" for record in same):
+            continue
+        trained = records.costs(records.frame(same))["images per second"]["baseline"]
+        promised = bench["timings"]["resnet10, default"]["images per second"]
+        lines.append(
+            f"- {name}: {trained:,.0f} on each core, together {2 * trained / promised:.2f} times "
+            f"the default step of the benchmark, which has both cores for one process "
+            f"({promised:,.0f})"
+        )
+    return "\n".join(lines)
 
 
 def chapters() -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,8 @@ import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from tskd_lib.__main__ import make_parser
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -151,6 +154,14 @@ def test_pages_name_only_commands_and_files_that_exist(page):
     assert {"book", "test", "serve"} <= named <= targets()
     for path in re.findall(r"(?<![\w/-])(?:scripts|tests|book)[\\/][\w\\/-]+\.\w+", page):
         assert (ROOT / path.replace("\\", "/")).exists(), path
+
+
+def test_the_readmes_comparisons_have_options_that_exist():
+    lines = [line for line in shell_blocks(README) if " compare " in line]
+    assert len(lines) == 3
+    for line in lines:
+        options = make_parser().parse_args(shlex.split(line[line.index("compare") :]))
+        assert options.dataset == "cifar100"
 
 
 def test_hooks_run_the_locked_tools_and_download_nothing():

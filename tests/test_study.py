@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import joblib
 import pandas as pd
@@ -43,6 +46,13 @@ def test_no_image_is_in_two_parts():
     assert rows(few) != rows(problem.few(4))
 
 
+def test_networks_of_a_quick_study_are_gone_when_the_process_ends():
+    code = "from tskd_lib import study; print(study.load('quick').folder)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    folder = Path(done.stdout.strip())
+    assert folder.is_absolute() and not folder.exists()
+
+
 def test_run_gives_a_row_for_every_seed_and_answer_and_keeps_the_networks(small, monkeypatch):
     results = small.run({m: PRESETS[m] for m in ("baseline", "multi_exit")}, seeds=range(2))
     assert set(zip(results.method, results.seed)) == {
@@ -55,7 +65,7 @@ def test_run_gives_a_row_for_every_seed_and_answer_and_keeps_the_networks(small,
     assert deepest.accuracy.item() == pytest.approx(right.item())
     assert small.logits("baseline", images=small.validation).shape[1] == len(small.validation)
     monkeypatch.setattr(experiments, "fit", None)  # what is there is not trained again
-    again = small.run({"baseline": PRESETS["baseline"]}, [1])
+    again = small.run({"baseline": PRESETS["baseline"]}, [1, 1])
     first = results.query("method == 'baseline' and seed == 1").reset_index(drop=True)
     pd.testing.assert_frame_equal(again, first)
 
@@ -180,6 +190,9 @@ def test_what_the_book_needs_is_kept(small, tmp_path, monkeypatch):
     arms = {"multi_exit": PRESETS["multi_exit"], "arm": Objective(label=0.5)}
     problem = dataclasses.replace(small, folder=tmp_path / "mine" / small.name)
     problem.run(arms, range(2))
+    old = library / small.name / "seed-0" / "multi_exit-0123abcd.safetensors"
+    old.parent.mkdir(parents=True)
+    old.touch()  # of an earlier run
     record_study.keep(problem.folder, problem.test)
     kept = sorted(str(path.relative_to(library / small.name)) for path in library.rglob("*.*"))
     weights = next((library / small.name).glob("seed-0/*.safetensors"))
@@ -206,18 +219,21 @@ def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path
     arms = {
         record_why.EXPLORED: [({}, {"kd": PRESETS["kd"]}), thin],
         record_why.CONFIRMED: [thin],
+        record_why.FRESH: [thin],
     }
+    seeds = {name: range(2) for name in arms} | {record_why.FRESH: range(2, 4)}
     monkeypatch.setattr(records, "COMMITTED", library)
     monkeypatch.setattr(study, "load", {"full": few}.get)
-    for name, value in {"ARMS": arms, "SEEDS": range(2), "EPOCHS": 1}.items():
+    for name, value in {"ARMS": arms, "SEEDS": seeds, "EPOCHS": 1}.items():
         monkeypatch.setattr(record_why, name, value)
     record_why.main(tmp_path / "mine")
     for name, methods, images, epochs in (
         (record_why.EXPLORED, ("kd", "thin"), few.validation, 1),
         (record_why.CONFIRMED, ("thin",), few.test, 2),
+        (record_why.FRESH, ("thin",), few.test, 2),
     ):
         found = {(r["method"], r["seed"]): r for r in records.read_all(library / name)}
-        assert set(found) == {(method, seed) for method in methods for seed in range(2)}
+        assert set(found) == {(method, seed) for method in methods for seed in seeds[name]}
         analyses = analysis.read_all(library / name)
         for (method, _), record in found.items():
             assert record["data"]["test sha256"] == images.checksum()
@@ -235,13 +251,13 @@ def our_runs():
     for name, arms in record_why.ARMS.items():
         objectives = {method: goal for _, goals in arms for method, goal in goals.items()}
         networks = {method: network for network, goals in arms for method in goals}
-        epochs = {record_why.EXPLORED: record_why.EPOCHS, record_why.CONFIRMED: 30}[name]
-        yield name, objectives, networks, record_why.SEEDS, epochs
+        epochs = record_why.EPOCHS if name == record_why.EXPLORED else 30
+        yield name, objectives, networks, record_why.SEEDS[name], epochs
     goals = {name: goal for name, (goal, _) in record_cifar.trials(Recipe()).items()}
     yield f"{record_cifar.NAME}-search", goals, {}, range(1), record_cifar.SEARCH_EPOCHS
     search = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
     goals = {method: goal for method, (goal, _) in record_cifar.chosen(search, Recipe()).items()}
-    yield record_cifar.NAME, goals, {}, range(2), 30
+    yield record_cifar.NAME, goals, {}, range(3), 30
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     yield settings.LONG, {"tskd": PRESETS["tskd"]}, {}, settings.SEEDS, settings.LONG_EPOCHS
@@ -409,6 +425,7 @@ def test_cosines_of_our_students_are_kept(own_teacher, tmp_path, monkeypatch):
         torch.testing.assert_close(cosines, cosines.T)
         torch.testing.assert_close(cosines.diag(), torch.ones(3))
     assert (before - after).abs().max() > 0.01
+    assert not (few.folder / "teacher").exists(), "a second teacher was trained"
 
 
 def test_our_cosines_are_of_our_students():

@@ -37,13 +37,12 @@ ARMS = {
 
 
 def run(problem: study.Study) -> None:
-    """Train every arm of this study with its own network, one student at a time."""
-    arms = [
-        (replace(problem, student={**problem.student, **network}), {method: objective})
-        for network, objectives in ARMS[problem.name]
-        for method, objective in objectives.items()
-    ]
-    study.run_jobs([arm.job(goal, seed) for arm, goal in arms for seed in SEEDS[problem.name]])
+    """Train every arm of this study with its own network."""
+    jobs = []
+    for network, objectives in ARMS[problem.name]:
+        arm = replace(problem, student={**problem.student, **network})
+        jobs += arm.jobs(objectives, SEEDS[problem.name])
+    study.run_jobs(jobs)
 
 
 def main(folder: Path) -> None:

@@ -106,13 +106,20 @@ class Study:
         """Train and test one student for each objective and seed; see `records.frame`.
 
         A seed draws the student's images, weights and batches, the same for all objectives.
-        What was run before is not run again. On a CPU every core trains a seed of its own; where
-        the seeds do not come out even, it trains one student at a time.
+        What was run before is not run again.
+        """
+        return run_jobs(self.jobs(objectives, seeds))
+
+    def jobs(self, objectives: Mapping[str, Objective], seeds: Iterable[int]) -> list[dict]:
+        """What `run_jobs` is to be given for each objective and seed.
+
+        On a CPU every core trains a seed of its own; where the seeds do not come out even, it
+        trains one student at a time.
         """
         seeds, groups = list(dict.fromkeys(seeds)), [objectives]
         if len(seeds) % cores():
             groups = [{method: objective} for method, objective in objectives.items()]
-        return run_jobs([self.job(group, seed) for seed in seeds for group in groups])
+        return [self.job(group, seed) for seed in seeds for group in groups]
 
     def job(self, objectives: Mapping[str, Objective], seed: int) -> dict:
         """What `experiments.run` is to be given to train these side by side with one seed."""

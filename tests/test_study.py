@@ -220,22 +220,27 @@ def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path
         record_why.EXPLORED: [({}, {"kd": PRESETS["kd"]}), thin],
         record_why.CONFIRMED: [thin],
         record_why.FRESH: [thin],
+        record_why.SCARCE: [thin],
     }
     seeds = {name: range(2) for name in arms} | {record_why.FRESH: range(2, 4)}
     monkeypatch.setattr(records, "COMMITTED", library)
     monkeypatch.setattr(study, "load", {"full": few}.get)
-    for name, value in {"ARMS": arms, "SEEDS": seeds, "EPOCHS": 1}.items():
+    changes = {"ARMS": arms, "SEEDS": seeds, "EPOCHS": 1, "SHOTS": 3, "EPOCHS_OF": {3: 4}}
+    for name, value in changes.items():
         monkeypatch.setattr(record_why, name, value)
     record_why.main(tmp_path / "mine")
     for name, methods, images, epochs in (
         (record_why.EXPLORED, ("kd", "thin"), few.validation, 1),
         (record_why.CONFIRMED, ("thin",), few.test, 2),
         (record_why.FRESH, ("thin",), few.test, 2),
+        (record_why.SCARCE, ("thin",), few.test, 4),
     ):
         found = {(r["method"], r["seed"]): r for r in records.read_all(library / name)}
         assert set(found) == {(method, seed) for method in methods for seed in seeds[name]}
         analyses = analysis.read_all(library / name)
         for (method, _), record in found.items():
+            shots = 3 if name == record_why.SCARCE else few.shots
+            assert record["data"]["train images"] == 10 * shots
             assert record["data"]["test sha256"] == images.checksum()
             assert record["configuration"]["recipe"]["epochs"] == epochs
             assert record["configuration"]["network"]["width"] == (0.5 if method == "kd" else 0.25)
@@ -251,8 +256,11 @@ def our_runs():
     for name, arms in record_why.ARMS.items():
         objectives = {method: goal for _, goals in arms for method, goal in goals.items()}
         networks = {method: network for network, goals in arms for method in goals}
-        epochs = record_why.EPOCHS if name == record_why.EXPLORED else 30
-        yield name, objectives, networks, record_why.SEEDS[name], epochs
+        epochs = {
+            record_why.EXPLORED: record_why.EPOCHS,
+            record_why.SCARCE: record_shots.EPOCHS[record_why.SHOTS],
+        }
+        yield name, objectives, networks, record_why.SEEDS[name], epochs.get(name, 30)
     goals = {name: goal for name, (goal, _) in record_cifar.trials(Recipe()).items()}
     yield f"{record_cifar.NAME}-search", goals, {}, range(1), record_cifar.SEARCH_EPOCHS
     search = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")

@@ -3,10 +3,9 @@
     python scripts/record_settings.py FOLDER
 
 One change at a time of temperature, weights, number of exits, teacher and length of training; the
-students without a change are those of `record_why.py`. Two more changes, of the self and of the
-feature term, are in single precision and have a student without a change of their own. FOLDER gets
-networks and records, and can be given again after an interruption; what the book needs is then
-copied to tskd_lib/runs. It takes three hours on two cores.
+students without a change are those of `record_why.py`. FOLDER gets networks and records, and can be
+given again after an interruption; what the book needs is then copied to tskd_lib/runs. It takes two
+hours on two cores.
 """
 
 import sys
@@ -15,14 +14,11 @@ from pathlib import Path
 
 from record_study import command, keep, variant
 from record_why import EPOCHS
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from tskd_lib import study
-from tskd_lib.losses import PRESETS, Objective, feature_loss
+from tskd_lib.losses import PRESETS, Objective
 
 NAME, SEEDS = "cifar100-few-settings", range(3)
-SINGLE = "cifar100-few-fp32"
 LONG, LONG_EPOCHS = "cifar100-few-long", 60
 TEACHERS, TEACHER_EPOCHS = {"weak": 0.125, "medium": 0.25}, 10  # widths
 
@@ -43,47 +39,6 @@ class Shallow(Objective):
         }
 
 
-class Late(Objective):
-    """The self term sets in as the deepest exit learns.
-
-    Its weight is multiplied by the mean probability that the deepest exit gives to the labels of
-    the batch: 1 % at first with 100 classes, and the more the later.
-    """
-
-    def __call__(self, logits, features, labels, teacher_logits=None):
-        """The terms of the objective, that of the self term smaller."""
-        terms = super().__call__(logits, features, labels, teacher_logits)
-        chances = logits[-1].detach().float().softmax(-1)
-        known = chances.gather(1, labels[:, None]).mean()
-        return in_place_of(terms, "self", known * terms["self"])
-
-
-class Unit(Objective):
-    """The feature term compares directions: feature vectors are brought to length one first."""
-
-    def __call__(self, logits, features, labels, teacher_logits=None):
-        """The terms of the objective, the feature term that of unit vectors."""
-        terms = super().__call__(logits, features, labels, teacher_logits)
-        directions = normalize(features.float(), dim=-1)
-        distance = feature_loss(directions[:-1], directions[-1])
-        return in_place_of(terms, "feature", self.feature * distance)
-
-
-def in_place_of(terms: dict[str, Tensor], term: str, loss: Tensor) -> dict[str, Tensor]:
-    """The terms with this loss for one of them, and the total that belongs to it."""
-    return terms | {term: loss, "total": terms["total"] - terms[term] + loss}
-
-
-def single_arms() -> dict[str, Objective]:
-    """TSKD, and two changes after which both terms end about as large as without."""
-    settings = PRESETS["tskd"].settings()
-    return {
-        "tskd": PRESETS["tskd"],
-        "tskd self late": Late(**{**settings, "self_": 1.0}),
-        "tskd feature unit": Unit(**{**settings, "feature": 2.0}),
-    }
-
-
 def arms() -> dict[str, Objective]:
     """TSKD with one change each."""
     tskd = PRESETS["tskd"]
@@ -101,9 +56,6 @@ def main(folder: Path) -> None:
     few = replace(few, student_recipe=replace(few.student_recipe, epochs=EPOCHS))
     settings = variant(few, folder / NAME, name=NAME, test=few.validation)
     settings.run(arms(), SEEDS)
-    recipe = replace(few.student_recipe, precision="fp32")
-    single = variant(settings, folder / SINGLE, name=SINGLE, student_recipe=recipe)
-    single.run(single_arms(), SEEDS)
     recipe = replace(few.student_recipe, epochs=LONG_EPOCHS)
     longer = variant(settings, folder / LONG, name=LONG, student_recipe=recipe)
     rivals = {method: PRESETS[method] for method in ("kd", "tskd")}
@@ -122,8 +74,7 @@ def main(folder: Path) -> None:
         problem = replace(problem, test=few.validation)
         problem.run(rivals, SEEDS)
         problems.append(problem)
-    for problem, methods in ((settings, arms()), (single, single_arms())):
-        keep(problem.folder, problem.test, problem.validation, methods, networks=())
+    keep(settings.folder, settings.test, settings.validation, arms(), networks=())
     for problem in problems:
         keep(problem.folder, problem.test, problem.validation, networks=())
 

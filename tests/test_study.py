@@ -268,7 +268,6 @@ def our_runs():
     yield record_cifar.NAME, goals, {}, range(3), 30
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
-    yield settings.SINGLE, settings.single_arms(), {}, settings.SEEDS, settings.EPOCHS
     yield settings.LONG, {"tskd": PRESETS["tskd"]}, {}, settings.SEEDS, settings.LONG_EPOCHS
     for strength in settings.TEACHERS:
         weak = {method: PRESETS[method] for method in ("kd", "tskd")}
@@ -348,15 +347,10 @@ def test_a_change_of_the_settings_is_one_change():
         assert name.split("=")[1] == f"{value:g}"
 
 
-@pytest.fixture
-def answers():
-    """Logits and features of three exits, labels, and a teacher's logits."""
+def test_weight_of_the_shallow_exits():
     torch.manual_seed(0)
-    return torch.randn(3, 8, 5), torch.randn(3, 8, 4), torch.randint(5, (8,)), torch.randn(8, 5)
-
-
-def test_weight_of_the_shallow_exits(answers):
-    logits, features, labels, teacher = answers
+    logits, features = torch.randn(3, 8, 5), torch.randn(3, 8, 4)
+    labels, teacher = torch.randint(5, (8,)), torch.randn(8, 5)
     preset = PRESETS["tskd"].settings()
     whole = PRESETS["tskd"](logits, features, labels, teacher)
     deepest = PRESETS["tskd"](logits[-1:], features[-1:], labels, teacher)
@@ -369,31 +363,6 @@ def test_weight_of_the_shallow_exits(answers):
         assert terms["total"].item() == pytest.approx(sum(terms.values()).item() / 2)
 
 
-def test_self_term_that_sets_in_late(answers):
-    logits, _, labels, _ = answers
-    usual, late = PRESETS["tskd"](*answers), record_settings.Late(**PRESETS["tskd"].settings())
-    known = torch.stack([z.softmax(0)[y] for z, y in zip(logits[-1], labels)]).mean()
-    terms = late(*answers)
-    torch.testing.assert_close(terms["self"], known * usual["self"])
-    torch.testing.assert_close(terms["total"], usual["total"] - (1 - known) * usual["self"])
-    logits.requires_grad_()
-    late(*answers)["self"].backward()
-    assert not logits.grad[-1].any()  # the deepest exit is not paid for knowing less
-
-
-def test_feature_term_of_directions(answers):
-    logits, features, *given = answers
-    preset = PRESETS["tskd"]
-    unit = record_settings.Unit(**preset.settings())
-    terms, usual = unit(*answers), preset(*answers)
-    cosines = torch.cosine_similarity(features[:-1], features[-1:], dim=-1)
-    expected = preset.feature * (2 - 2 * cosines).sum(0).mean()
-    torch.testing.assert_close(terms["feature"], expected)
-    torch.testing.assert_close(terms["total"], usual["total"] - usual["feature"] + expected)
-    longer = unit(logits, 3 * features, *given)
-    torch.testing.assert_close(longer["feature"], terms["feature"])
-
-
 def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp_path, monkeypatch):
     library, few, shallow = tmp_path / "library", own_teacher, record_settings.Shallow
     arms = {"tskd shallow=0.3": shallow(**PRESETS["multi_exit"].settings(), shallow=0.3)}
@@ -401,7 +370,6 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
     monkeypatch.setattr(study, "load", {"full": few}.get)
     for name, value in {
         "arms": lambda: arms,
-        "single_arms": lambda: {"tskd self late": record_settings.Late(self_=1.0)},
         "SEEDS": range(2),
         "EPOCHS": 1,
         "LONG_EPOCHS": 3,
@@ -420,9 +388,7 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
     longer = records.read_all(library / record_settings.LONG)
     assert [r["configuration"]["recipe"]["epochs"] for r in longer] == 4 * [3]
     assert {r["configuration"]["teacher"] for r in students} == {teacher["weights sha256"]}
-    single = records.read_all(library / record_settings.SINGLE)
-    assert [r["provenance"]["precision"] for r in single] == 2 * ["fp32"]
-    for record in (judged := [*found, *single, *longer, *students]):
+    for record in (judged := [*found, *longer, *students]):
         assert record["data"]["test sha256"] == few.validation.checksum()
     digests = {r["weights sha256"] for r in judged}
     assert digests == set(analysis.read_all(library))

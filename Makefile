@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# what the chapters show must not depend on the machine: small data, no accelerator
+QUICK := TSKD_PROFILE=quick ACCELERATE_USE_CPU=true CUDA_VISIBLE_DEVICES=
 
 .PHONY: help book serve test lowest newest colab bench lint hooks notebook lock repository clean
 
@@ -27,9 +29,8 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@command -v "$(PYTHON)" > /dev/null || { echo "There is no '$(PYTHON)' here: install Python 3.10 to 3.13, or name yours, for example with 'make test PYTHON=python3.12'." >&2; exit 1; }
 	@"$(PYTHON)" scripts/install.py
 
-# The book must not depend on the machine: small data, no accelerator.
 book: $(INSTALLED)
-	TSKD_PROFILE=quick ACCELERATE_USE_CPU=true CUDA_VISIBLE_DEVICES= $(BIN)/jupyter-book build . -n -W --keep-going --all
+	$(QUICK) $(BIN)/jupyter-book build . -n -W --keep-going --all
 	@$(BIN)/python -c "import pathlib; print('The book is ready. Open', pathlib.Path('_build/html/index.html').resolve().as_uri())"
 
 serve: $(INSTALLED)
@@ -37,7 +38,7 @@ serve: $(INSTALLED)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 test: $(INSTALLED)
-	TSKD_PROFILE=quick $(BIN)/python -m pytest --nbval
+	$(BIN)/python -m pytest --nbval
 
 lowest: $(INSTALLED)
 	$(BIN)/python scripts/run_with_versions.py lowest
@@ -59,7 +60,7 @@ hooks: $(INSTALLED)
 	$(BIN)/pre-commit install
 
 notebook: $(INSTALLED)
-	$(BIN)/python scripts/run_notebook.py $(NAME)
+	$(QUICK) $(BIN)/python scripts/run_notebook.py $(NAME)
 
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --generate-hashes \
@@ -69,4 +70,4 @@ repository: $(INSTALLED)
 	$(BIN)/python scripts/set_repository.py $(URL)
 
 clean:
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf _build .venv-* .pytest_cache .ruff_cache .hypothesis build dist

@@ -51,6 +51,7 @@ def main(folder: Path) -> None:
     few = study.load("full")
     few = replace(few, folder=folder / few.name)
     teacher, found = few.teacher(), []
+    origin = records.provenance(torch.device("cpu"), 1, "fp32")
     for method in METHODS:
         for seed in SEEDS:
             learned = few.few(seed)
@@ -68,7 +69,6 @@ def main(folder: Path) -> None:
                     [round(c, 4) for c in cosines] for cosines in (pull @ pull.T).tolist()
                 ]
             found.append(row)
-    origin = records.provenance(torch.device("cpu"), 1, "fp32")
     text = json.dumps({"provenance": origin, "cosines": found}, indent=1) + "\n"
     path = records.COMMITTED / few.name / FILE
     checkpoints.write_atomically(path, text.encode())

@@ -8,14 +8,13 @@ and records, and can be given again after an interruption; the records, and the 
 explorer's, are then copied to tskd_lib/runs.
 """
 
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from record_study import ablation, command, keep, variant
 
-from tskd_lib import analysis, records, study
+from tskd_lib import study
 from tskd_lib.losses import PRESETS, Objective
 from tskd_lib.training import predict
 
@@ -48,12 +47,7 @@ def main(folder: Path) -> None:
     fewest = variant(problem, folder / TERMS, name=TERMS, shots=min(IMAGES))
     fewest.run(ablation(), SEEDS)
     keep(fewest.folder, problem.test)
-    for path in sorted(folder.glob(f"{NAME}/*/seed-*/*.record.json")):
-        target = records.COMMITTED / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-        checkpoint = path.with_name(path.name.replace(".record.json", ".json"))
-        analysis.write(analysis.analyse(checkpoint, problem.test, samples), target)
+    keep(folder / NAME, problem.test, analysed=arms(), networks=(), samples=samples)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tskd_lib.losses import PRESETS, Objective
 
 NAME, SEEDS = "cifar100-few-settings", range(3)
 LONG, LONG_EPOCHS = "cifar100-few-long", 60
+RIVALS = {method: PRESETS[method] for method in ("kd", "tskd")}
 TEACHERS, TEACHER_EPOCHS = {"weak": 0.125, "medium": 0.25}, 10  # widths
 
 
@@ -58,8 +59,7 @@ def main(folder: Path) -> None:
     settings.run(arms(), SEEDS)
     recipe = replace(few.student_recipe, epochs=LONG_EPOCHS)
     longer = variant(settings, folder / LONG, name=LONG, student_recipe=recipe)
-    rivals = {method: PRESETS[method] for method in ("kd", "tskd")}
-    longer.run(rivals, SEEDS)
+    longer.run({"tskd": PRESETS["tskd"]}, SEEDS)
     problems = [longer]
     for strength, width in TEACHERS.items():
         name = f"cifar100-few-{strength}"
@@ -72,7 +72,7 @@ def main(folder: Path) -> None:
         )
         problem.train_teacher(problem.folder / "teacher")
         problem = replace(problem, test=few.validation)
-        problem.run(rivals, SEEDS)
+        problem.run(RIVALS, SEEDS)
         problems.append(problem)
     keep(settings.folder, settings.test, settings.validation, arms(), networks=())
     for problem in problems:

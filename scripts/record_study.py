@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from tskd_lib import analysis, checkpoints, data, records, study
+from tskd_lib import analysis, checkpoints, data, records, study, training
 from tskd_lib.losses import PRESETS, Objective
 
 SEEDS, CHOICE_SEEDS = {"quick": range(10), "full": range(3)}, range(5)
@@ -59,6 +59,7 @@ def keep(
     validation: data.Images | None = None,
     analysed: Collection[str] = PRESETS,
     networks: Collection[str] = PRESETS,
+    samples: Sequence[int] = range(12),
 ) -> None:
     """Copy the study's records, its own teacher and some networks; analyse.
 
@@ -70,18 +71,19 @@ def keep(
         validation: as in `analysis.analyse`.
         analysed: the methods that get an analysis.
         networks: the methods of which the network of the first seed is kept.
+        samples: as in `analysis.analyse`.
     """
-    ours, paths = records.COMMITTED / folder.name, []
+    ours, paths, checkpoints_of = records.COMMITTED / folder.name, [], {}
     for path in folder.glob("teacher/*.record.json"):
         if records.read(path)["experiment"] == folder.name:
             shutil.rmtree(ours / "teacher", ignore_errors=True)
             paths += path.parent.iterdir()
-    for path in sorted(folder.glob("seed-*/*.record.json")):
+    for path in sorted(folder.rglob("seed-*/*.record.json")):
         method = path.name.removesuffix(".record.json")
         target = ours / path.relative_to(folder)
         checkpoint = path.with_name(f"{method}.json")
         if method in analysed and checkpoint.exists():
-            analysis.write(analysis.analyse(checkpoint, test, validation=validation), target)
+            checkpoints_of[target] = checkpoint
         whole = method in networks and path.parent.name == "seed-0"
         if whole and checkpoint.exists():
             for old in target.parent.glob(f"{method}-*.safetensors"):
@@ -91,6 +93,8 @@ def keep(
         target = ours / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
+    for target, checkpoint in checkpoints_of.items():
+        analysis.write(analysis.analyse(checkpoint, test, samples, validation=validation), target)
 
 
 def main(folder: Path, profile: str = "quick") -> None:
@@ -118,8 +122,13 @@ def command(main: Callable, arguments: list[str], choices: Sequence[str] = ()) -
     except KeyboardInterrupt:
         sys.exit("Interrupted; the same command goes on from what is in the folder.")
     except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}")
-    except (data.DataError, records.RecordError, checkpoints.CheckpointError) as error:
+        sys.exit(f"{error.filename or arguments[0]}: {error.strerror or error}")
+    except (
+        data.DataError,
+        records.RecordError,
+        checkpoints.CheckpointError,
+        training.TrainingDiverged,
+    ) as error:
         sys.exit(str(error))
 
 

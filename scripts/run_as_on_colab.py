@@ -63,8 +63,8 @@ def main(names: list[str]) -> int:
     failed = []
     try:
         prepare()
-    except subprocess.CalledProcessError as error:
-        print(f"Colab's versions could not be installed: {error}", file=sys.stderr)
+    except subprocess.CalledProcessError:
+        print("Colab's versions could not be installed; the reason stands above", file=sys.stderr)
         return 1
     for name in names or known:
         start = time.monotonic()

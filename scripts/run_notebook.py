@@ -12,8 +12,9 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from tskd_lib.checkpoints import write_atomically
 from tskd_lib.widgets import smaller_png
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +47,7 @@ def run(path: Path) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     tidy(notebook)
-    nbformat.write(notebook, path)
+    write_atomically(path, nbformat.writes(notebook).rstrip("\n").encode() + b"\n")
 
 
 def main(arguments: list[str]) -> int:
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         run(known[arguments[0]])
-    except CellExecutionError as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print(f"{error}\nThe notebook was left as it was.", file=sys.stderr)
         return 1
     return 0

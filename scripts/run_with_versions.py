@@ -35,8 +35,11 @@ def main(arguments: list[str]) -> int:
     base = getattr(sys, "_base_executable", sys.executable)
     try:
         python = make_environment(ROOT / f".venv-{versions}", base, *library)
-    except subprocess.CalledProcessError as error:
-        print(f"The {versions} versions could not be installed: {error}", file=sys.stderr)
+    except subprocess.CalledProcessError:
+        print(
+            f"The {versions} versions could not be installed; the reason stands above",
+            file=sys.stderr,
+        )
         return 1
     return subprocess.run([python, "-m", "pytest", *(chosen or ["--nbval"])], cwd=ROOT).returncode
 

@@ -47,7 +47,9 @@ def mentions(owner: str, name: str) -> re.Pattern:
 def change(root: Path, owner: str, name: str) -> list[Path]:
     """Write the new address in every file that has the old one, and return those files."""
     old, changed = mentions(*current(root)), []
-    for path in repository_files(root):
+    files = repository_files(root)
+    # _config.yml last: an interrupted change is found and finished by the next
+    for path in sorted(files, key=lambda path: path.name == "_config.yml"):
         try:
             before = path.read_bytes().decode("utf-8")
         except UnicodeDecodeError:

@@ -136,7 +136,7 @@ def bench() -> str:
         ]
     wanted = {
         name: "".join(f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in row["bar"].items())
-        for name, row in record["results"].items()
+        for name, row in machines[-1]["results"].items()
     }
     table = pd.DataFrame({"wanted": wanted, **columns})
     table = records.markdown(table.rename_axis("median (rounds) of one run, in turns"))
@@ -154,9 +154,10 @@ def large_speed(machines: list[dict]) -> str:
             continue
         trained = records.costs(records.frame(same))["images per second"]["baseline"]
         promised = bench["timings"]["resnet10, default"]["images per second"]
+        together = bench["provenance"]["threads"] * trained
         lines.append(
-            f"- {name}: {trained:,.0f} on each core, together {2 * trained / promised:.2f} times "
-            f"the default step of the benchmark, which has both cores for one process "
+            f"- {name}: {trained:,.0f} on each core, together {together / promised:.2f} times "
+            f"the default step of the benchmark, which has all cores for one process "
             f"({promised:,.0f})"
         )
     return "\n".join(lines)

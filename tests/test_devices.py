@@ -34,6 +34,7 @@ CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # GPUs multiply with fewer bits
 
 @pytest.fixture(params=NAMES)
 def device(request, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
     chosen = torch.device(request.param)
     monkeypatch.setattr(recipes, "default_device", lambda: chosen)
     monkeypatch.setattr(training, "make_accelerator", accelerator_on(chosen))

@@ -385,9 +385,3 @@ def test_a_committed_record_is_valid(path):
     assert record["results"]["oracle"] >= max(e["accuracy"] for e in record["results"]["exits"])
     text = path.read_text("utf-8")
     assert not re.search(r"[\"' ](/|[A-Z]:\\\\)\w", text), "a path of one machine"
-
-
-def test_the_committed_records_are_those_that_report_reads():
-    if not records.COMMITTED.exists():
-        pytest.skip("no record is committed yet")
-    assert COMMITTED and len(frame(read_all())) >= len(COMMITTED)

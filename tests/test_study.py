@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 import record_cifar
 import record_gradients
+import record_grid
 import record_settings
 import record_shots
 import record_study
 import record_why
 import torch
 
-from tskd_lib import analysis, data, experiments, metrics, records, study
+from tskd_lib import analysis, data, experiments, metrics, records, study, training
 from tskd_lib.exits import build_student
 from tskd_lib.losses import PRESETS, Objective
 from tskd_lib.recipes import Recipe
@@ -193,6 +194,7 @@ def test_what_the_book_needs_is_kept(small, tmp_path, monkeypatch):
     old = library / small.name / "seed-0" / "multi_exit-0123abcd.safetensors"
     old.parent.mkdir(parents=True)
     old.touch()  # of an earlier run
+    (problem.folder / "seed-0" / "multi_exit.analysis.json").write_text("of an earlier run")
     record_study.keep(problem.folder, problem.test)
     kept = sorted(str(path.relative_to(library / small.name)) for path in library.rglob("*.*"))
     weights = next((library / small.name).glob("seed-0/*.safetensors"))
@@ -250,6 +252,10 @@ def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path
 
 def our_runs():
     """Each experiment of the scripts: name, objectives by method, their networks, seeds, epochs."""
+    every = PRESETS | record_study.ablation()
+    yield "digits-few", every, {}, record_study.SEEDS["quick"], 60
+    yield "cifar100-few", PRESETS, {}, record_study.SEEDS["full"], 30
+    yield record_grid.TERMS, record_study.ablation(), {}, record_grid.SEEDS, 60
     yield "digits-few-validation", record_study.choices(), {}, record_study.CHOICE_SEEDS, 60
     for shots, epochs in record_shots.EPOCHS.items():
         yield f"cifar100-{shots}", PRESETS, {}, record_shots.SEEDS, epochs
@@ -270,8 +276,7 @@ def our_runs():
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     yield settings.LONG, {"tskd": PRESETS["tskd"]}, {}, settings.SEEDS, settings.LONG_EPOCHS
     for strength in settings.TEACHERS:
-        weak = {method: PRESETS[method] for method in ("kd", "tskd")}
-        yield f"cifar100-few-{strength}", weak, {}, settings.SEEDS, settings.EPOCHS
+        yield f"cifar100-few-{strength}", settings.RIVALS, {}, settings.SEEDS, settings.EPOCHS
 
 
 OUR_RUNS = [*our_runs()]
@@ -290,6 +295,50 @@ def test_our_records_are_those_of_the_script(name, arms, networks, seeds, epochs
         network = usual | networks.get(method, {})
         assert network.items() <= configuration["network"].items()
         assert configuration["objective"] == json.loads(json.dumps(arms[method].settings()))
+
+
+@pytest.mark.parametrize("images", record_grid.IMAGES)
+def test_our_grid_is_that_of_the_script(images):
+    found = records.read_all(records.COMMITTED / record_grid.NAME / f"images-{images}")
+    arms = record_grid.arms()
+    assert {(r["method"], r["seed"]) for r in found} == {
+        (method, seed)
+        for method, arm in arms.items()
+        for seed in (record_grid.SEEDS if arm.temperature == 4 else record_grid.FEWER_SEEDS)
+    }
+    for record in found:
+        assert record["data"]["train images"] == 10 * images
+        objective = json.loads(json.dumps(arms[record["method"]].settings()))
+        assert record["configuration"]["objective"] == objective
+
+
+def test_explorers_runs_are_kept_with_their_analyses(own_teacher, tmp_path, monkeypatch):
+    library, preset = tmp_path / "library", PRESETS["multi_exit"]
+    arms = {"multi_exit": preset, "warm": dataclasses.replace(preset, temperature=8.0)}
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(study, "load", {"quick": own_teacher}.get)
+    for name, value in {
+        "arms": lambda: arms,
+        "ablation": lambda: {"labels": preset},
+        "IMAGES": (2, 3),
+        "SEEDS": range(2),
+        "FEWER_SEEDS": range(1),
+    }.items():
+        monkeypatch.setattr(record_grid, name, value)
+    record_grid.main(tmp_path / "mine")
+    for images in (2, 3):
+        found = records.read_all(library / record_grid.NAME / f"images-{images}")
+        assert [(r["method"], r["seed"]) for r in found] == [
+            ("multi_exit", 0),
+            ("warm", 0),
+            ("multi_exit", 1),
+        ]
+        looks = analysis.read_all(library / record_grid.NAME / f"images-{images}")
+        assert set(looks) == {record["weights sha256"] for record in found}
+        assert all(record["data"]["train images"] == 10 * images for record in found)
+    terms = records.read_all(library / record_grid.TERMS)
+    assert [(r["method"], r["seed"]) for r in terms] == [("labels", 0), ("labels", 1)]
+    assert all(record["data"]["train images"] == 20 for record in terms)
 
 
 @pytest.mark.parametrize("strength, width", record_settings.TEACHERS.items())
@@ -386,7 +435,7 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
     assert teacher["data"]["test sha256"] == few.test.checksum()
     students = [r for r in weak if r["method"] != "teacher"]
     longer = records.read_all(library / record_settings.LONG)
-    assert [r["configuration"]["recipe"]["epochs"] for r in longer] == 4 * [3]
+    assert [r["configuration"]["recipe"]["epochs"] for r in longer] == 2 * [3]
     assert {r["configuration"]["teacher"] for r in students} == {teacher["weights sha256"]}
     for record in (judged := [*found, *longer, *students]):
         assert record["data"]["test sha256"] == few.validation.checksum()
@@ -505,6 +554,7 @@ def test_cifar_comparison_takes_the_settings_that_validation_chose(
     for record in tried:
         assert record["data"]["test sha256"] == few.validation.checksum()
         assert record["configuration"]["recipe"]["epochs"] == 2
+    best = record_cifar.best(tried)
     final = records.read_all(library / "cifar100-all")
     assert {(r["method"], r["seed"]) for r in final if r["method"] != "teacher"} == {
         (method, seed) for method in settings for seed in range(3)
@@ -516,20 +566,23 @@ def test_cifar_comparison_takes_the_settings_that_validation_chose(
         assert record["data"]["test sha256"] == every[1].checksum()
         if record["method"] == "teacher":
             continue
-        own = [r for r in tried if r["method"].startswith(record["method"])]
-        top = max(
-            own,
-            key=lambda r: (
-                r["results"]["exits"][-1]["accuracy"],
-                r["results"]["votes"]["probability"]["accuracy"],
-            ),
-        )
+        (top,) = (r for r in tried if r["method"] == best[record["method"]])
         assert top["configuration"]["recipe"]["learning_rate"] == 0.1
         assert record["configuration"]["objective"] == top["configuration"]["objective"]
         for key in ("learning_rate", "weight_decay"):
             chosen = top["configuration"]["recipe"][key]
             assert record["configuration"]["recipe"][key] == chosen
         assert record["configuration"]["recipe"]["epochs"] == 1
+
+
+def test_best_trial_is_that_of_the_deepest_exit_and_then_of_the_vote():
+    def trial(method, deepest, vote):
+        votes = {"probability": {"accuracy": vote}}
+        return {"method": method, "results": {"exits": [{"accuracy": deepest}], "votes": votes}}
+
+    tried = [trial("kd a", 0.5, 0.1), trial("kd b", 0.4, 0.9), trial("tskd a", 0.5, 0.2)]
+    tried += [trial("tskd b", 0.5, 0.3), trial("byot a", 0.2, 0.2), trial("byot b", 0.2, 0.1)]
+    assert record_cifar.best(tried) == {"kd": "kd a", "tskd": "tskd b", "byot": "byot a"}
 
 
 def test_every_method_has_nine_trials_and_its_preset_is_near_them():
@@ -553,6 +606,8 @@ def test_scripts_say_what_they_want(wrong, capsys):
     [
         (KeyboardInterrupt, "Interrupted; the same command goes on"),
         (PermissionError(13, "Permission denied", "here"), "here: Permission denied"),
+        (OSError("the disk is gone"), "the disk is gone"),
+        (training.TrainingDiverged("the loss is nan"), "the loss is nan"),
         (data.DataError("no images"), "no images"),
     ],
 )

@@ -42,7 +42,7 @@ Every command explains itself: tskd compare --help. An interrupted training goes
 last epoch that is on disk when the same command is given again."""
 METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targets), multi_exit
 (exits after every stage), byot (and the deepest exit teaches the others), tskd (all of it)"""
-GOES_ON = "; the same command goes on from the last epoch on disk"
+GOES_ON = "; the same command goes on from the last epoch on disk, if there is one"
 NO_MEMORY = "there is not enough memory; choose a smaller network, batch or image size"
 SHOW = {
     "accuracy": "{:.2%}".format,

@@ -42,7 +42,7 @@ def digits():
 def tiny():
     """A function that makes a small network for the digits."""
 
-    def make(exits="all", seed=0, name="resnet8", **options):
+    def make(exits="all", seed=0, name="resnet8"):
         return build_student(
             name,
             10,
@@ -51,7 +51,6 @@ def tiny():
             exits=exits,
             strength="separable",
             seed=seed,
-            **options,
         )
 
     return make

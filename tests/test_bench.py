@@ -1,10 +1,11 @@
+import dataclasses
 import json
 
 import jsonschema
 import pytest
 import torch
 
-from tskd_lib import bench, data, timing
+from tskd_lib import bench, data, records, timing
 
 TINY = bench.Workload(
     large=("resnet10", 1 / 16),
@@ -129,10 +130,13 @@ def test_rival_sees_the_same_images():
     assert list(labels) == images.labels.tolist()
 
 
+def bars(record):
+    return [row["bar"] for row in record["results"].values() if row["bar"]]
+
+
 def test_every_comparison_is_in_the_record(record):
     jsonschema.validate(record, timing.SCHEMA)
-    bars = [row["bar"] for row in record["results"].values() if row["bar"]]
-    assert bars == [
+    assert bars(record) == [
         *({"at_least": 0.9}, {"at_least": 2}, {"at_least": 3}),
         *({"at_most": 0.05}, {"at_most": 0.3}),
     ]
@@ -141,6 +145,23 @@ def test_every_comparison_is_in_the_record(record):
     assert len(record["profiles"]) == 2
     for name in ("0 workers", f"{torch.get_num_threads()} workers"):
         assert sum(title.endswith(name) for title in record["timings"]) == 2
+
+
+@pytest.mark.parametrize("path", sorted(records.COMMITTED.glob("bench-*.json")), ids=str)
+def test_our_benchmarks_are_records_of_a_clean_commit(record, path):
+    ours = json.loads(path.read_text("utf-8"))
+    jsonschema.validate(ours, timing.SCHEMA)
+    assert ours["provenance"]["git clean"] and ours["workload"] == json.loads(
+        json.dumps(dataclasses.asdict(bench.Workload()))
+    )
+    assert bars(ours) == bars(record)
+
+
+def test_tskd_step_has_all_terms():
+    images = TINY.images()
+    run = TINY.trainer(TINY.small, images, "tskd")
+    terms = TINY.step(run, images, "tskd")()
+    assert {"label", "teacher", "self", "feature"} < set(terms)
 
 
 def test_compile_that_fails_is_recorded_with_its_reason(record):

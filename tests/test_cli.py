@@ -84,21 +84,21 @@ def hashes(folder):
     }
 
 
-def photos(folder, count=4, size=8):
+def photos(folder, count=4):
     """Image files of real digits, by path."""
     paths = []
-    _, test = data.load("digits", image_size=size)
+    _, test = data.load("digits", image_size=8)
     for i in range(count):
         paths.append(folder / f"photo {i}.png")
         Image.fromarray(test.images[7 * i, 0].numpy()).save(paths[-1])
     return paths
 
 
-def class_folders(folder, classes=2, count=4, size=(8, 8)):
+def class_folders(folder, classes=2, size=(8, 8)):
     random = np.random.default_rng(0)
     for label in range(classes):
         (folder / f"class {label}").mkdir(parents=True)
-        for i in range(count):
+        for i in range(4):
             pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"class {label}" / f"{i}.png")
     return folder

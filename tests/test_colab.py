@@ -9,7 +9,7 @@ import run_as_on_colab
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_first_cell_installs_from_the_address_that_is_redirected(monkeypatch, tmp_path):
+def test_the_first_cell_installs_from_the_address_that_is_redirected(monkeypatch):
     seen = []
     monkeypatch.setattr(run_as_on_colab.subprocess, "run", lambda *a, **k: seen.append((a, k)))
     notebook = ROOT / "notebooks" / "01-quickstart.ipynb"

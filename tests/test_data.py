@@ -1,6 +1,8 @@
 """Images: what is read is what is there, splits are fair, augmentation does what it says."""
 
 import contextlib
+import functools
+import gzip
 import hashlib
 import io
 import os
@@ -11,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 
@@ -34,12 +36,10 @@ def pixels(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def images(labels, height=6, width=6, channels=3, seed=0):
+def images(labels, height=6, width=6, seed=0):
     """`Images` with these labels and noise for pixels."""
     names = [f"class {i}" for i in range(max(labels, default=0) + 1)]
-    return from_arrays(
-        "noise", pixels(len(labels), height, width, channels, seed=seed), labels, names
-    )
+    return from_arrays("noise", pixels(len(labels), height, width, 3, seed=seed), labels, names)
 
 
 def numbered(count, classes=3):
@@ -237,8 +237,8 @@ def test_cifar_is_read_as_it_is_written(monkeypatch, tmp_path, name):
     assert load(name, root, image_size=8)[0].shape == (3, 8, 8)
 
 
-def test_fashion_mnist_is_read_as_it_is_written(tmp_path):
-    folder = tmp_path / "FashionMNIST" / "raw"
+def write_fashion_mnist(folder):
+    """Its four files with few scans; the scans of both parts."""
     folder.mkdir(parents=True)
     truth = {}
     for part, count in (("train", 5), ("t10k", 2)):
@@ -248,6 +248,12 @@ def test_fashion_mnist_is_read_as_it_is_written(tmp_path):
         header = struct.pack(">ii", 2049, count)
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
         truth[part] = scans
+    return truth
+
+
+def test_fashion_mnist_is_read_as_it_is_written(tmp_path):
+    folder = tmp_path / "FashionMNIST" / "raw"
+    truth = write_fashion_mnist(folder)
     parts = load("fashion-mnist", tmp_path, download=False)
     for part, scans in zip(parts, truth.values()):
         assert (part.images[:, 0].numpy() == scans).all()
@@ -272,6 +278,18 @@ def test_labels_out_of_range_are_refused(monkeypatch, tmp_path):
 
 def files_below(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+@contextlib.contextmanager
+def serving(handler, monkeypatch):
+    """A real server on this machine; its address."""
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -307,15 +325,10 @@ def server(monkeypatch, small_cifar100):
 
     kind = torchvision.datasets.CIFAR100
     expect(monkeypatch, kind, truth["md5"])
-    monkeypatch.setenv("no_proxy", "*")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        monkeypatch.setattr(kind, "url", f"http://127.0.0.1:{running.server_port}/c.tar.gz")
+    with serving(Handler, monkeypatch) as address:
+        monkeypatch.setattr(kind, "url", f"{address}c.tar.gz")
         monkeypatch.setattr(kind, "tgz_md5", hashlib.md5(archive).hexdigest())
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
         yield Handler
-        running.shutdown()
-        thread.join()
 
 
 def test_a_download_arrives_and_is_not_repeated(server, tmp_path, small_cifar100):
@@ -329,6 +342,27 @@ def test_a_download_arrives_and_is_not_repeated(server, tmp_path, small_cifar100
     requests = server.requests
     load("cifar100", tmp_path / "new" / "folder")
     assert server.requests == requests
+
+
+def test_a_download_of_several_files_arrives(monkeypatch, tmp_path):
+    kind, published = torchvision.datasets.FashionMNIST, tmp_path / "published"
+    truth, sums = write_fashion_mnist(published), []
+    for path in sorted(published.iterdir()):
+        packed = gzip.compress(path.read_bytes())
+        (published / f"{path.name}.gz").write_bytes(packed)
+        sums.append((f"{path.name}.gz", hashlib.md5(packed).hexdigest()))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(published))
+    with serving(handler, monkeypatch) as address:
+        monkeypatch.setattr(kind, "mirrors", [address])
+        monkeypatch.setattr(kind, "resources", [*sums[:-1], (sums[-1][0], "0" * 32)])
+        with pytest.raises(DataError, match="could not be downloaded"):
+            load("fashion-mnist", tmp_path / "new")
+        assert files_below(tmp_path / "new") == []
+        monkeypatch.setattr(kind, "resources", sums)
+        train, test = load("fashion-mnist", tmp_path / "new")
+    for part, scans in zip((train, test), truth.values()):
+        assert (part.images[:, 0].numpy() == scans).all()
+    assert load("fashion-mnist", tmp_path / "new", download=False)[0].checksum() == train.checksum()
 
 
 @pytest.mark.parametrize("answer", ["cut", "altered", "refused"])
@@ -573,7 +607,7 @@ def test_more_than_8_bits_are_refused(tmp_path):
         data.read_images([tmp_path / "deep.png"], 1, None)
 
 
-def test_folders_that_are_no_data_set_are_refused(tmp_path, tree):
+def test_folders_that_are_no_data_set_are_refused(tree):
     for name, message in {
         "none": "none cannot be read .*expected a folder of images for each class in",
         "cat/0.png": "0.png cannot be read .*expected a folder of images for each class in",

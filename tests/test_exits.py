@@ -79,6 +79,19 @@ def test_chosen_exits():
         torch.testing.assert_close(network(images).logits, every(images).logits[[1, 3]])
 
 
+@pytest.mark.parametrize("exits", ["all", (2, 4)])
+def test_costs_up_to_an_exit_are_those_of_running_up_to_it(exits):
+    network = build_student("resnet10", 5, SHAPE, width=0.25, exits=exits).eval()
+    costs = zip(network.parameter_counts(), network.flops(), strict=True)
+    for upto, (parameters, flops) in enumerate(costs, 1):
+        network.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            logits = network(torch.randn(1, *SHAPE), upto=upto).logits
+        assert flops == counter.get_total_flops()
+        logits.sum().backward()
+        assert parameters == sum(p.numel() for p in network.parameters() if p.grad is not None)
+
+
 def test_costs_add_up():
     network = build_student("resnet10", 5, SHAPE, width=0.25)
     parameters, flops = network.parameter_counts(), network.flops()
@@ -110,6 +123,28 @@ def test_strengths_are_ordered():
         for strength in STRENGTHS
     ]
     assert counts == sorted(counts) and len(set(counts)) == 3
+
+
+@pytest.mark.parametrize(
+    "strength, depthwise, blocks", [("separable", 1, 0), ("byot", 2, 0), ("residual", 0, 1)]
+)
+def test_what_one_halving_is_made_of(strength, depthwise, blocks):
+    modules = [*exit_branch(8, 16, 1, strength).modules()]
+    convolutions = [m for m in modules if isinstance(m, torch.nn.Conv2d) and m.groups > 1]
+    assert len(convolutions) == depthwise
+    assert sum(isinstance(m, networks.ResidualBlock) for m in modules) == blocks
+
+
+@pytest.mark.parametrize("name", ["resnet10", "resnet50", "resnet20", "vgg11", "alexnet"])
+def test_branches_end_at_the_resolution_of_the_deepest_map(name):
+    network, seen = build_student(name, 7, SHAPE, width=0.125).eval(), []
+    for branch in network.branches:
+        branch[-2].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-1]))
+    network(torch.randn(1, *SHAPE))
+    deepest = networks.feature_shapes(network.backbone)[-1][-1]
+    rounded_up = name == "alexnet"  # its pools round down: 7 to 3, and a branch 7 to 4 to 2
+    assert len(seen) == len(network.exits) - 1
+    assert all(abs(size - deepest) <= rounded_up for size in seen)
 
 
 def test_a_branch_halves_as_often_as_the_backbone():

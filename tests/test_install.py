@@ -71,6 +71,21 @@ def test_second_run_installs_nothing_until_the_packages_change(clone):
         assert "install.py" in make(clone, "--dry-run", "test").stdout
 
 
+def test_the_book_is_built_from_the_small_images_and_its_page_is_named(clone):
+    tools = clone / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (clone / ".venv" / ".installed").touch()
+    (tools / "python").symlink_to(sys.executable)
+    (tools / "jupyter-book").write_text('#!/bin/sh\necho "$TSKD_PROFILE $ACCELERATE_USE_CPU $*"\n')
+    (tools / "jupyter-book").chmod(0o755)
+    built = make(clone, "book", TSKD_PROFILE="full")
+    *_, command, last = built.stdout.splitlines()
+    assert command == "quick true build . -n -W --keep-going --all"
+    page = clone.resolve() / "_build" / "html" / "index.html"
+    assert last == f"The book is ready. Open {page.as_uri()}"
+    assert "build . -n -W" in make(clone, "--dry-run", "serve").stdout
+
+
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 6, 15), (3, 9, 18), (3, 14, 0)])
 def test_wrong_python_is_named(version):
     with pytest.raises(

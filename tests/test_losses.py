@@ -114,6 +114,13 @@ def test_the_gradient_keeps_its_size_as_the_temperature_grows():
     torch.testing.assert_close(student.grad, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_smoothing_is_that_of_torch_at_every_exit():
+    logits, features, labels, _ = outputs()
+    terms = Objective(smoothing=0.2)(logits, features, labels)
+    each = [F.cross_entropy(exit, labels, label_smoothing=0.2) for exit in logits]
+    torch.testing.assert_close(terms["label"], sum(each))
+
+
 @given(seed=st.integers(0, 999), temperature=st.floats(0.5, 20))
 @settings(max_examples=30, deadline=None)
 def test_soft_targets_are_a_divergence(seed, temperature):

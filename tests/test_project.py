@@ -1,5 +1,6 @@
 """The project's own files agree with each other, and name nothing that only one machine has."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -7,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import install
@@ -19,7 +21,8 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tskd_lib.__main__ import make_parser
+import tskd_lib
+from tskd_lib.__main__ import main, make_parser
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -134,6 +137,23 @@ def test_wheel_holds_the_whole_package(tmp_path):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"tskd_lib"}
 
 
+# The library
+
+
+def test_modules_use_only_those_before_them():
+    names = [*tskd_lib.__all__, "__main__"]
+    for place, name in enumerate(names):
+        tree = ast.parse((ROOT / "tskd_lib" / f"{name}.py").read_text("utf-8"))
+        froms = [one for one in ast.walk(tree) if isinstance(one, ast.ImportFrom) and one.level]
+        used = {one.module for one in froms} | {a.name for one in froms for a in one.names}
+        assert not used & set(names[place:]), name
+
+
+def test_console_script_is_the_commands_main():
+    (script,) = metadata.entry_points(group="console_scripts", name="tskd")
+    assert script.load() is main
+
+
 # Commands
 
 
@@ -178,12 +198,23 @@ def test_hooks_run_the_locked_tools_and_download_nothing():
     assert {"ruff", "pre-commit"} <= {one.name for one in declared()}
 
 
+def test_bare_pytest_finds_its_folders():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]
+    paths = settings["ini_options"]["testpaths"]
+    assert paths and all((ROOT / path).is_dir() for path in paths)  # nbval alone takes a notebook
+
+
 def test_windows_and_conda_run_what_make_runs():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     lines = shell_blocks(README)
     for command in ("jupyter-book build . -n -W --keep-going --all", "python -m pytest --nbval"):
         assert command in makefile
         assert sum(line.endswith(command) for line in lines) == 2, command
+
+
+def test_every_chapter_is_executed_for_the_book():
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["execute"]
+    assert settings["execute_notebooks"] == "force" and "exclude_patterns" not in settings
 
 
 def test_continuous_integration_runs_the_readme_test_command():

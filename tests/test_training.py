@@ -113,6 +113,42 @@ def test_students_side_by_side_end_as_if_alone(digits, tiny):
         assert_same_weights(weights(alone[name].network), weights(together[name].network))
 
 
+@pytest.mark.parametrize("methods, passes", [(("kd", "tskd"), 8), (("baseline", "byot"), 0)])
+def test_students_share_one_pass_of_the_teacher(digits, tiny, methods, passes):
+    teacher, seen = tiny("deepest", seed=1), []
+    teacher.backbone.stem.register_forward_hook(lambda *_: seen.append(teacher.training))
+    students = {m: Student(tiny(PRESETS[m].exits), PRESETS[m]) for m in methods}
+    fit_quietly(students, digits[0], RECIPE, teacher)
+    assert seen == passes * [False]
+
+
+def test_students_see_the_augmented_images(digits, tiny):
+    @dataclasses.dataclass(frozen=True)
+    class Black(data.Augment):
+        def __call__(self, images, generator):
+            return torch.zeros_like(super().__call__(images, generator))
+
+    train, network, seen = digits[0], tiny("deepest"), []
+    network.backbone.stem.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    recipe = dataclasses.replace(RECIPE, augment=Black(1, False))
+    fit_quietly({"one": Student(network, PRESETS["baseline"])}, train, recipe)
+    black = data.normalise(torch.zeros_like(train.images[:50]), train.mean, train.std)
+    assert len(seen) == 8
+    for images in seen:
+        torch.testing.assert_close(images, black)
+
+
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_the_convolutions(digits, tiny, precision, dtype):
+    network, seen = tiny("deepest"), []
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+    first.register_forward_hook(lambda _, given, output: seen.append(output.dtype))
+    recipe = dataclasses.replace(RECIPE, epochs=1, precision=precision)
+    fit_quietly({"one": Student(network, PRESETS["baseline"])}, digits[0], recipe)
+    predict(network, digits[1], precision)
+    assert len(seen) == 5 and set(seen) == {dtype}
+
+
 def test_dropout_of_one_student_is_not_that_of_another(digits, tiny):
     def student():
         network = tiny("deepest")

@@ -30,14 +30,14 @@ def draw(seed, shape, scale=2.0):
     return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def labelled(seed=0, exits=4, images=400, classes=5):
+def labelled(seed=0, exits=4, images=400):
     """Logits that know the label better at each exit, and share some of their noise."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (images,), generator=generator)
-    truth = torch.nn.functional.one_hot(labels, classes)
+    labels = torch.randint(5, (images,), generator=generator)
+    truth = torch.nn.functional.one_hot(labels, 5)
     strength = torch.linspace(0.5, 2.5, exits)[:, None, None]
-    own = draw(seed + 1, (exits, images, classes), 1.5)
-    return strength * truth + own + draw(seed + 2, (images, classes), 0.5), labels
+    own = draw(seed + 1, (exits, images, 5), 1.5)
+    return strength * truth + own + draw(seed + 2, (images, 5), 0.5), labels
 
 
 def majority_by_hand(logits, weights):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -44,7 +45,7 @@ NORMED = f"train {COMMON} --per-class 40 --network resnet8 --width 0.5 --epochs 
 TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node 2"
 ACCELERATE = (
     "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
-    "--main_process_port 0 --mixed_precision no --dynamo_backend no"
+    "--mixed_precision no --dynamo_backend no --main_process_port"
 )
 
 
@@ -107,7 +108,9 @@ def test_with_batch_norm_two_processes_reach_the_accuracy_of_one(one, two):
 
 
 def test_accelerate_launch_does_what_torchrun_does(two, tmp_path):
-    finish(tmp_path, TEACHER, launch=ACCELERATE)
+    with socket.create_server(("127.0.0.1", 0)) as free:  # the usual port may be another run's
+        port = free.getsockname()[1]
+    finish(tmp_path, TEACHER, launch=f"{ACCELERATE} {port}")
     shared, alike = (
         records.read(folder / "teacher/baseline.record.json") for folder in (two, tmp_path)
     )

@@ -27,7 +27,7 @@ def make(folder, *arguments, **environment):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     environment = {**os.environ, "MAKEFLAGS": "", **environment}
-    command = ["make", *arguments]
+    command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 

@@ -19,14 +19,18 @@ from tskd_lib.losses import PRESETS
 EPOCHS, SEEDS = {10: 150, 50: 45}, range(3)
 
 
+def fewer(few: study.Study, images: int, folder: Path, name: str) -> study.Study:
+    """The problem with so many images of each class, and the epochs that go with them."""
+    recipe = replace(few.student_recipe, epochs=EPOCHS[images])
+    return variant(few, folder / name, name=name, shots=images, student_recipe=recipe)
+
+
 def main(folder: Path) -> None:
     """Train what is not in the folder yet; keep all at the end, so that git stays clean."""
-    few, parts = study.load("full"), []
-    for images, epochs in EPOCHS.items():
-        name, recipe = f"cifar100-{images}", replace(few.student_recipe, epochs=epochs)
-        part = variant(few, folder / name, name=name, shots=images, student_recipe=recipe)
+    few = study.load("full")
+    parts = [fewer(few, images, folder, f"cifar100-{images}") for images in EPOCHS]
+    for part in parts:
         part.run(PRESETS, SEEDS)
-        parts.append(part)
     for part in parts:
         keep(part.folder, part.test, analysed=(), networks=())
 

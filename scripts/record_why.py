@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from record_shots import EPOCHS as EPOCHS_OF
+from record_shots import fewer
 from record_study import ablation, command, keep, variant
 
 from tskd_lib import study
@@ -57,9 +57,7 @@ def main(folder: Path) -> None:
     changes = {"name": EXPLORED, "test": few.validation, "student_recipe": recipe}
     explored = variant(few, folder / EXPLORED, **changes)
     final = [variant(few, folder / name, name=name) for name in (CONFIRMED, FRESH)]
-    longer = replace(few.student_recipe, epochs=EPOCHS_OF[SHOTS])
-    changes = {"name": SCARCE, "shots": SHOTS, "student_recipe": longer}
-    final.append(variant(few, folder / SCARCE, **changes))
+    final.append(fewer(few, SHOTS, folder, SCARCE))
     for problem in (explored, *final):
         run(problem)
     for problem in (explored, *final):

@@ -47,7 +47,7 @@ def run(path: Path) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     tidy(notebook)
-    write_atomically(path, nbformat.writes(notebook).rstrip("\n").encode() + b"\n")
+    write_atomically(path, nbformat.writes(notebook).encode() + b"\n")
 
 
 def main(arguments: list[str]) -> int:

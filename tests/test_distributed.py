@@ -63,6 +63,7 @@ def run(folder, *commands, launch=TORCHRUN, lost="none"):
             stdout=out,
             stderr=err,
             env={**os.environ, "OMP_NUM_THREADS": "1", "LOST": lost},
+            timeout=300,
         ).returncode
 
 

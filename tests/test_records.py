@@ -385,3 +385,8 @@ def test_a_committed_record_is_valid(path):
     assert record["results"]["oracle"] >= max(e["accuracy"] for e in record["results"]["exits"])
     text = path.read_text("utf-8")
     assert not re.search(r"[\"' ](/|[A-Z]:\\\\)\w", text), "a path of one machine"
+
+
+def test_the_committed_records_are_those_that_report_reads():
+    digests = [read(path)["weights sha256"] for path in COMMITTED]
+    assert digests and [record["weights sha256"] for record in read_all()] == digests

@@ -227,8 +227,8 @@ def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path
     seeds = {name: range(2) for name in arms} | {record_why.FRESH: range(2, 4)}
     monkeypatch.setattr(records, "COMMITTED", library)
     monkeypatch.setattr(study, "load", {"full": few}.get)
-    changes = {"ARMS": arms, "SEEDS": seeds, "EPOCHS": 1, "SHOTS": 3, "EPOCHS_OF": {3: 4}}
-    for name, value in changes.items():
+    monkeypatch.setattr(record_shots, "EPOCHS", {3: 4})
+    for name, value in {"ARMS": arms, "SEEDS": seeds, "EPOCHS": 1, "SHOTS": 3}.items():
         monkeypatch.setattr(record_why, name, value)
     record_why.main(tmp_path / "mine")
     for name, methods, images, epochs in (
@@ -259,13 +259,11 @@ def our_runs():
     yield "digits-few-validation", record_study.choices(), {}, record_study.CHOICE_SEEDS, 60
     for shots, epochs in record_shots.EPOCHS.items():
         yield f"cifar100-{shots}", PRESETS, {}, record_shots.SEEDS, epochs
+    scarce = record_shots.EPOCHS[record_why.SHOTS]
+    epochs = {record_why.EXPLORED: record_why.EPOCHS, record_why.SCARCE: scarce}
     for name, arms in record_why.ARMS.items():
         objectives = {method: goal for _, goals in arms for method, goal in goals.items()}
         networks = {method: network for network, goals in arms for method in goals}
-        epochs = {
-            record_why.EXPLORED: record_why.EPOCHS,
-            record_why.SCARCE: record_shots.EPOCHS[record_why.SHOTS],
-        }
         yield name, objectives, networks, record_why.SEEDS[name], epochs.get(name, 30)
     goals = {name: goal for name, (goal, _) in record_cifar.trials(Recipe()).items()}
     yield f"{record_cifar.NAME}-search", goals, {}, range(1), record_cifar.SEARCH_EPOCHS

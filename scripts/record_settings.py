@@ -3,9 +3,10 @@
     python scripts/record_settings.py FOLDER
 
 One change at a time of temperature, weights, number of exits, teacher and length of training; the
-students without a change are those of `record_why.py`. FOLDER gets networks and records, and can be
-given again after an interruption; what the book needs is then copied to tskd_lib/runs. It takes two
-hours on two cores.
+students without a change are those of `record_why.py`. Three more changes, one for each term of a
+shallow exit, are in single precision and have students without a change of their own. FOLDER gets
+networks and records, and can be given again after an interruption; what the book needs is then
+copied to tskd_lib/runs. It takes three hours on two cores.
 """
 
 import sys
@@ -13,12 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from record_study import command, keep, variant
-from record_why import EPOCHS
+from record_why import EPOCHS, Arms, methods, run
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from tskd_lib import study
-from tskd_lib.losses import PRESETS, Objective
+from tskd_lib.losses import PRESETS, Objective, feature_loss
 
 NAME, SEEDS = "cifar100-few-settings", range(3)
+SINGLE = "cifar100-few-single"
 LONG, LONG_EPOCHS = "cifar100-few-long", 60
 RIVALS = {method: PRESETS[method] for method in ("kd", "tskd")}
 TEACHERS, TEACHER_EPOCHS = {"weak": 0.125, "medium": 0.25}, 10  # widths
@@ -40,6 +44,51 @@ class Shallow(Objective):
         }
 
 
+class Late(Objective):
+    """The self term sets in as the deepest exit learns.
+
+    Its weight is multiplied by the mean probability that the deepest exit gives to the labels of
+    the batch: 1 % at first with 100 classes, and the more the later.
+    """
+
+    def __call__(self, logits, features, labels, teacher_logits=None):
+        """The terms of the objective, that of the self term smaller."""
+        terms = super().__call__(logits, features, labels, teacher_logits)
+        chances = logits[-1].detach().float().softmax(-1)
+        known = chances.gather(1, labels[:, None]).mean()
+        return in_place_of(terms, "self", known * terms["self"])
+
+
+class Unit(Objective):
+    """The feature term compares directions: feature vectors are brought to length one first."""
+
+    def __call__(self, logits, features, labels, teacher_logits=None):
+        """The terms of the objective, the feature term that of unit vectors."""
+        terms = super().__call__(logits, features, labels, teacher_logits)
+        directions = normalize(features.float(), dim=-1)
+        distance = feature_loss(directions[:-1], directions[-1])
+        return in_place_of(terms, "feature", self.feature * distance)
+
+
+def in_place_of(terms: dict[str, Tensor], term: str, loss: Tensor) -> dict[str, Tensor]:
+    """The terms with this loss for one of them, and the total that belongs to it."""
+    return terms | {term: loss, "total": terms["total"] - terms[term] + loss}
+
+
+def single_arms() -> Arms:
+    """TSKD, the self term later, features of length one, and exits that do not teach the stages.
+
+    The weights of the first two changes make their terms end about as large as without.
+    """
+    settings = PRESETS["tskd"].settings()
+    changed = {
+        "tskd": PRESETS["tskd"],
+        "tskd self late": Late(**{**settings, "self_": 1.0}),
+        "tskd feature unit": Unit(**{**settings, "feature": 2.0}),
+    }
+    return [({}, changed), ({"detach": True}, {"tskd exits detached": PRESETS["tskd"]})]
+
+
 def arms() -> dict[str, Objective]:
     """TSKD with one change each."""
     tskd = PRESETS["tskd"]
@@ -57,6 +106,9 @@ def main(folder: Path) -> None:
     few = replace(few, student_recipe=replace(few.student_recipe, epochs=EPOCHS))
     settings = variant(few, folder / NAME, name=NAME, test=few.validation)
     settings.run(arms(), SEEDS)
+    recipe = replace(few.student_recipe, precision="fp32")
+    single = variant(settings, folder / SINGLE, name=SINGLE, student_recipe=recipe)
+    run(single, single_arms(), SEEDS)
     recipe = replace(few.student_recipe, epochs=LONG_EPOCHS)
     longer = variant(settings, folder / LONG, name=LONG, student_recipe=recipe)
     longer.run({"tskd": PRESETS["tskd"]}, SEEDS)
@@ -74,7 +126,8 @@ def main(folder: Path) -> None:
         problem = replace(problem, test=few.validation)
         problem.run(RIVALS, SEEDS)
         problems.append(problem)
-    keep(settings.folder, settings.test, settings.validation, arms(), networks=())
+    for problem, analysed in ((settings, arms()), (single, methods(single_arms()))):
+        keep(problem.folder, problem.test, problem.validation, analysed, networks=())
     for problem in problems:
         keep(problem.folder, problem.test, problem.validation, networks=())
 

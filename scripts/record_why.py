@@ -11,7 +11,7 @@ four hours on two cores.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,13 +41,18 @@ ARMS = {
 }
 
 
-def run(problem: study.Study) -> None:
+def run(problem: study.Study, arms: Arms, seeds: Iterable[int]) -> None:
     """Train every arm of this study with its own network."""
     jobs = []
-    for network, objectives in ARMS[problem.name]:
+    for network, objectives in arms:
         arm = replace(problem, student={**problem.student, **network})
-        jobs += arm.jobs(objectives, SEEDS[problem.name])
+        jobs += arm.jobs(objectives, seeds)
     study.run_jobs(jobs)
+
+
+def methods(arms: Arms) -> list[str]:
+    """The names of all students."""
+    return [method for _, objectives in arms for method in objectives]
 
 
 def main(folder: Path) -> None:
@@ -59,10 +64,10 @@ def main(folder: Path) -> None:
     final = [variant(few, folder / name, name=name) for name in (CONFIRMED, FRESH)]
     final.append(fewer(few, SHOTS, folder, SCARCE))
     for problem in (explored, *final):
-        run(problem)
+        run(problem, ARMS[problem.name], SEEDS[problem.name])
     for problem in (explored, *final):
-        methods = [method for _, objectives in ARMS[problem.name] for method in objectives]
-        keep(problem.folder, problem.test, problem.validation, methods, networks=())
+        analysed = methods(ARMS[problem.name])
+        keep(problem.folder, problem.test, problem.validation, analysed, networks=())
 
 
 if __name__ == "__main__":

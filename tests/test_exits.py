@@ -46,6 +46,22 @@ def test_a_seed_gives_plain_and_multi_exit_students_the_same_backbone():
     assert not torch.equal(other.backbone.stem[0].weight, plain.backbone.stem[0].weight)
 
 
+def test_a_detached_exit_teaches_its_branch_alone():
+    images = torch.randn(2, *SHAPE)
+    kind = {"width": 0.25, "exits": (2, 3, 4)}
+    usual, cut = (build_student("resnet10", 5, SHAPE, **kind, detach=d) for d in (False, True))
+    assert "detach" not in usual.config and cut.config["detach"] is True
+    torch.testing.assert_close(cut(images), usual(images), rtol=0, atol=0)
+    cut(images).logits[:-1].sum().backward()
+    assert not any(p.grad.any() for p in cut.backbone.parameters())
+    taught = [*cut.branches.parameters(), *cut.classifiers.parameters()]
+    assert taught and all(p.grad is not None for p in taught)
+    cut(images).logits[-1].sum().backward()
+    usual(images).logits[-1].sum().backward()
+    for mine, other in zip(cut.backbone.parameters(), usual.backbone.parameters()):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=0)
+
+
 def test_building_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)

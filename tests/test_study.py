@@ -272,6 +272,10 @@ def our_runs():
     yield record_cifar.NAME, goals, {}, range(3), 30
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
+    single = settings.single_arms()
+    objectives = {method: goal for _, goals in single for method, goal in goals.items()}
+    networks = {method: network for network, goals in single for method in goals}
+    yield settings.SINGLE, objectives, networks, settings.SEEDS, settings.EPOCHS
     yield settings.LONG, {"tskd": PRESETS["tskd"]}, {}, settings.SEEDS, settings.LONG_EPOCHS
     for strength in settings.TEACHERS:
         yield f"cifar100-few-{strength}", settings.RIVALS, {}, settings.SEEDS, settings.EPOCHS
@@ -394,10 +398,15 @@ def test_a_change_of_the_settings_is_one_change():
         assert name.split("=")[1] == f"{value:g}"
 
 
-def test_weight_of_the_shallow_exits():
+@pytest.fixture
+def answers():
+    """Logits and features of three exits, labels, and a teacher's logits."""
     torch.manual_seed(0)
-    logits, features = torch.randn(3, 8, 5), torch.randn(3, 8, 4)
-    labels, teacher = torch.randint(5, (8,)), torch.randn(8, 5)
+    return torch.randn(3, 8, 5), torch.randn(3, 8, 4), torch.randint(5, (8,)), torch.randn(8, 5)
+
+
+def test_weight_of_the_shallow_exits(answers):
+    logits, features, labels, teacher = answers
     preset = PRESETS["tskd"].settings()
     whole = PRESETS["tskd"](logits, features, labels, teacher)
     deepest = PRESETS["tskd"](logits[-1:], features[-1:], labels, teacher)
@@ -410,13 +419,41 @@ def test_weight_of_the_shallow_exits():
         assert terms["total"].item() == pytest.approx(sum(terms.values()).item() / 2)
 
 
+def test_self_term_that_sets_in_late(answers):
+    logits, _, labels, _ = answers
+    usual, late = PRESETS["tskd"](*answers), record_settings.Late(**PRESETS["tskd"].settings())
+    known = torch.stack([z.softmax(0)[y] for z, y in zip(logits[-1], labels)]).mean()
+    terms = late(*answers)
+    torch.testing.assert_close(terms["self"], known * usual["self"])
+    torch.testing.assert_close(terms["total"], usual["total"] - (1 - known) * usual["self"])
+    logits.requires_grad_()
+    late(*answers)["self"].backward()
+    assert not logits.grad[-1].any()  # the deepest exit is not paid for knowing less
+
+
+def test_feature_term_of_directions(answers):
+    logits, features, *given = answers
+    preset = PRESETS["tskd"]
+    unit = record_settings.Unit(**preset.settings())
+    terms, usual = unit(*answers), preset(*answers)
+    cosines = torch.cosine_similarity(features[:-1], features[-1:], dim=-1)
+    expected = preset.feature * (2 - 2 * cosines).sum(0).mean()
+    torch.testing.assert_close(terms["feature"], expected)
+    torch.testing.assert_close(terms["total"], usual["total"] - usual["feature"] + expected)
+    longer = unit(logits, 3 * features, *given)
+    torch.testing.assert_close(longer["feature"], terms["feature"])
+
+
 def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp_path, monkeypatch):
     library, few, shallow = tmp_path / "library", own_teacher, record_settings.Shallow
     arms = {"tskd shallow=0.3": shallow(**PRESETS["multi_exit"].settings(), shallow=0.3)}
+    late, cut = record_settings.Late(self_=1.0), {"detach": True}
+    single = [({}, {"tskd self late": late}), (cut, {"tskd exits detached": PRESETS["tskd"]})]
     monkeypatch.setattr(records, "COMMITTED", library)
     monkeypatch.setattr(study, "load", {"full": few}.get)
     for name, value in {
         "arms": lambda: arms,
+        "single_arms": lambda: single,
         "SEEDS": range(2),
         "EPOCHS": 1,
         "LONG_EPOCHS": 3,
@@ -435,7 +472,12 @@ def test_settings_are_tried_one_by_one_and_with_weaker_teachers(own_teacher, tmp
     longer = records.read_all(library / record_settings.LONG)
     assert [r["configuration"]["recipe"]["epochs"] for r in longer] == 2 * [3]
     assert {r["configuration"]["teacher"] for r in students} == {teacher["weights sha256"]}
-    for record in (judged := [*found, *longer, *students]):
+    alone = records.read_all(library / record_settings.SINGLE)
+    assert [r["provenance"]["precision"] for r in alone] == 4 * ["fp32"]
+    for record in alone:
+        detached = record["configuration"]["network"].get("detach", False)
+        assert detached == (record["method"] == "tskd exits detached")
+    for record in (judged := [*found, *alone, *longer, *students]):
         assert record["data"]["test sha256"] == few.validation.checksum()
     digests = {r["weights sha256"] for r in judged}
     assert digests == set(analysis.read_all(library))

@@ -104,6 +104,7 @@ class MultiExitNet(nn.Module):
         exits: "all", "deepest", or the stages (1 is the first) that get an exit; the last
             stage must be among them.
         strength: the branches' size, one of `STRENGTHS` (see `exit_branch`).
+        detach: cut the branches off backwards: the backbone learns from its deepest exit alone.
 
     Attributes:
         branches: one per exit but the deepest, feature map to features `[B, D]`.
@@ -115,7 +116,11 @@ class MultiExitNet(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, exits: str | Sequence[int] = "all", strength: str = "byot"
+        self,
+        backbone: Backbone,
+        exits: str | Sequence[int] = "all",
+        strength: str = "byot",
+        detach: bool = False,
     ):
         super().__init__()
         depth = len(backbone.stages)
@@ -132,6 +137,7 @@ class MultiExitNet(nn.Module):
             )
         self.backbone = backbone
         self.exits = stages
+        self.detach = detach
         width, classes = backbone.classifier.in_features, backbone.classifier.out_features
         shapes = feature_shapes(backbone)
         branches, classifiers = [], []
@@ -158,7 +164,8 @@ class MultiExitNet(nn.Module):
         for stage in self.backbone.stages[start : self.exits[exit]]:
             hidden = stage(hidden)
         branch, classifier = self._exit(exit)
-        features = branch(hidden)
+        cut = self.detach and exit < len(self.exits) - 1
+        features = branch(hidden.detach() if cut else hidden)
         return hidden, classifier(features), features
 
     def forward(self, images: Tensor, upto: int | None = None) -> ExitOutputs:
@@ -221,6 +228,7 @@ def build_student(
     width: float = 1.0,
     exits: str | Sequence[int] = "all",
     strength: str = "byot",
+    detach: bool = False,
     seed: int = 0,
 ) -> MultiExitNet:
     """A multi-exit network by name, its weights drawn from `seed` alone.
@@ -239,10 +247,11 @@ def build_student(
         "width": width,
         "exits": exits if isinstance(exits, str) else list(exits),
         "strength": strength,
+        **({"detach": True} if detach else {}),  # records from before it was there stay as they are
     }
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
         backbone = build(name, classes, tuple(input_shape), stem, width)
-        network = MultiExitNet(backbone, exits, strength)
+        network = MultiExitNet(backbone, exits, strength, detach)
     network.config = config
     return network

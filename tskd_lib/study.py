@@ -113,13 +113,14 @@ class Study:
     def jobs(self, objectives: Mapping[str, Objective], seeds: Iterable[int]) -> list[dict]:
         """What `run_jobs` is to be given for each objective and seed.
 
-        On a CPU every core trains a seed of its own; where the seeds do not come out even, it
-        trains one student at a time.
+        On a CPU every core trains a seed of its own, whose students share batches and teacher. The
+        students of seeds that are then left over, which would leave cores idle, train one by one.
         """
-        seeds, groups = list(dict.fromkeys(seeds)), [objectives]
-        if len(seeds) % cores():
-            groups = [{method: objective} for method, objective in objectives.items()]
-        return [self.job(group, seed) for seed in seeds for group in groups]
+        seeds = list(dict.fromkeys(seeds))
+        even = len(seeds) - len(seeds) % cores()
+        alone = [{method: objective} for method, objective in objectives.items()]
+        rest = [self.job(group, seed) for seed in seeds[even:] for group in alone]
+        return [*(self.job(objectives, seed) for seed in seeds[:even]), *rest]
 
     def job(self, objectives: Mapping[str, Objective], seed: int) -> dict:
         """What `experiments.run` is to be given to train these side by side with one seed."""

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -242,3 +244,24 @@ def test_a_folder_that_cannot_be_made_shows_before_training(tmp_path, digits, mo
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError):
         run(tmp_path / "file" / "seed-0", digits, ("baseline",))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process keeps its parent's number there")
+def test_no_training_goes_on_without_the_command_that_started_it():
+    code = """
+import time
+from joblib import Parallel
+from tskd_lib.experiments import elsewhere
+
+def train():
+    print("training", flush=True)
+    time.sleep(600)
+
+Parallel(2)(elsewhere(train) for _ in range(2))
+"""
+    command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert [command.stdout.readline().strip() for _ in range(2)] == 2 * [b"training"]
+    finally:
+        command.kill()
+    command.communicate(timeout=60)  # the end of the output is the end of all that could write it

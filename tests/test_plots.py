@@ -325,6 +325,15 @@ def test_exit_bars_show_the_rule_asked_for(rule):
     assert bars(plots.exit_bars(table, rule).axes[0])[-1][2] == pytest.approx(98.7)
 
 
+def test_exit_bars_show_the_calibration_error_asked_for():
+    table = results({"tskd": 2}, range(3))
+    table["ece"] = 0.1 * table.accuracy
+    ax = plots.exit_bars(table, measure="ece").axes[0]
+    expected = [top / 10 for _, _, top in bars(plots.exit_bars(table).axes[0])]
+    assert [top for _, _, top in bars(ax)] == pytest.approx(expected)
+    assert ax.get_ylabel() == "Calibration error, ECE (%)"
+
+
 def test_exit_bars_refuse():
     table = results({"tskd": 2}, range(2))
     other = table.assign(experiment="other")
@@ -340,6 +349,8 @@ def test_exit_bars_refuse():
             plots.exit_bars(bad, low=low)
     with pytest.raises(ValueError, match="rule"):
         plots.exit_bars(table, "loudest")
+    with pytest.raises(ValueError, match="measure 'nll': choose one of accuracy, ece"):
+        plots.exit_bars(table, measure="nll")
 
 
 # --- reliability ---

@@ -8,8 +8,12 @@ train side by side, their state is in a folder `unfinished-` and a digest of the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import os
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -167,16 +171,39 @@ def pace(
 
 
 def elsewhere(function: Callable, *args, **kwargs):
-    """`joblib.delayed`, with the networks and voting rules that were added here."""
+    """`joblib.delayed`, with the networks and voting rules that were added here.
+
+    A process that this one started for it ends soon after this one does, however that ends.
+    """
     from joblib import delayed
 
-    return delayed(_there)(networks.BUILDERS, voting.RULES, function, args, kwargs)
+    added = networks.BUILDERS, voting.RULES
+    return delayed(_there)(os.getpid(), *added, function, args, kwargs)
 
 
-def _there(builders: Mapping, rules: Mapping, function: Callable, args: tuple, kwargs: dict):
+def _there(
+    caller: int, builders: Mapping, rules: Mapping, function: Callable, args: tuple, kwargs: dict
+):
+    if os.getppid() == caller:
+        _end_with(caller)
     networks.BUILDERS.update(builders)
     voting.RULES.update(rules)
     return function(*args, **kwargs)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent ended.
+
+    A killed command or kernel would leave trainings behind, beside those of its next start.
+    """
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _student(network: Mapping, objective: Objective, data: Images, seed: int) -> MultiExitNet:

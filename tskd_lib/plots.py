@@ -50,6 +50,7 @@ TERMS = {
     "accuracy": "Held-out accuracy, {exit} (%)",
     "lr": "Learning rate",
 }
+MEASURES = {"accuracy": "Accuracy (%)", "ece": "Calibration error, ECE (%)"}
 
 
 def curves(
@@ -201,9 +202,13 @@ def matrix(
 
 
 def exit_bars(
-    results: pd.DataFrame, rule: str = "probability", low: float = 0.0, ax: Axes | None = None
+    results: pd.DataFrame,
+    rule: str = "probability",
+    low: float = 0.0,
+    measure: str = "accuracy",
+    ax: Axes | None = None,
 ) -> Figure:
-    """Accuracy of every exit and of the vote, a bar for each method.
+    """Accuracy or calibration error of every exit and of the vote, a bar for each method.
 
     Bars are means over seeds; where there are two seeds or more, the 95 % t interval of the
     mean is drawn.
@@ -212,13 +217,14 @@ def exit_bars(
         results: rows of one experiment, from `records.frame`.
         rule: which vote to show, one of `voting.RULES`.
         low: where the axis starts, in percent; if it is not 0, the axis says so.
+        measure: "accuracy", or "ece" for the expected calibration error.
         ax: where to draw; a new figure if None.
 
     Raises:
-        ValueError: for an unknown rule, no rows, rows of several experiments, a seed that
-            occurs twice, or a `low` that would hide a bar.
+        ValueError: for an unknown rule or measure, no rows, rows of several experiments, a seed
+            that occurs twice, or a `low` that would hide a bar.
     """
-    table, places = _bars(results, rule)
+    table, places = _bars(results, rule, measure)
     if low and not 0 < low < table["mean"].min():
         raise ValueError(
             f"got {low=:g}: give 0, or less than the lowest bar of {table['mean'].min():.4g} %"
@@ -240,7 +246,7 @@ def exit_bars(
     ax.set_ylim(bottom, top)
     ax.set(xticks=range(len(places)), xticklabels=places, xlim=(-0.6, len(places) - 0.4))
     ax.set_xlabel(interval_note(table["n"]))
-    ax.set_ylabel("Accuracy (%)" + (f", axis from {bottom:g}" if bottom > 0 else ""))
+    ax.set_ylabel(MEASURES[measure] + (f", axis from {bottom:g}" if bottom > 0 else ""))
     return legend(ax, drawn.values(), drawn)
 
 
@@ -439,12 +445,14 @@ def _runs(name: str, history: Sequence, term: str, exit: int | None):
     return [row["epoch"] for row in seeds[0]], scale * np.array(values, dtype=float)
 
 
-def _bars(results: pd.DataFrame, rule: str) -> tuple[pd.DataFrame, list[str]]:
+def _bars(results: pd.DataFrame, rule: str, measure: str) -> tuple[pd.DataFrame, list[str]]:
     """The bars of `exit_bars`: method, x, width, mean, low, high (percent), n; and the places."""
     import pandas as pd
 
     if rule not in RULES:
         raise ValueError(f"got the rule {rule!r}: choose one of {', '.join(RULES)}")
+    if measure not in MEASURES:
+        raise ValueError(f"got the measure {measure!r}: choose one of {', '.join(MEASURES)}")
     if results.empty or results["experiment"].nunique() > 1:
         raise ValueError("exit_bars needs the results of one experiment, not of none or several")
     if results.duplicated(["method", "answer", "seed"]).any():
@@ -458,7 +466,7 @@ def _bars(results: pd.DataFrame, rule: str) -> tuple[pd.DataFrame, list[str]]:
         for place, answer in enumerate(places):
             mine = results[(results["method"] == method) & (results["answer"] == answer)]
             if len(mine):
-                span = _interval(100 * mine["accuracy"].to_numpy())
+                span = _interval(100 * mine[measure].to_numpy())
                 rows.append({"method": method, "x": place, **span._asdict()})
     table = pd.DataFrame(rows)
     here = table.groupby("x")["method"]

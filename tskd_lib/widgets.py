@@ -15,7 +15,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 DPI = 100  # of the page; the pictures have twice as many, for sharp screens
-COLOURS = 64  # keeps a notebook below half a megabyte
+COLOURS = 48  # keeps a notebook below half a megabyte
 KEYS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys for itself
 SHOW = (
     "const box = this.closest('figure');"

@@ -10,6 +10,7 @@ book needs is then copied to tskd_lib/runs. On two cores "quick", the digits, ta
 import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -121,6 +122,11 @@ def command(main: Callable, arguments: list[str], choices: Sequence[str] = ()) -
         main(Path(arguments[0]), *arguments[1:])
     except KeyboardInterrupt:
         sys.exit("Interrupted; the same command goes on from what is in the folder.")
+    except BrokenExecutor:
+        sys.exit(
+            "A training was killed, mostly for lack of memory; the same command goes on from what "
+            "is in the folder."
+        )
     except OSError as error:
         sys.exit(f"{error.filename or arguments[0]}: {error.strerror or error}")
     except (

@@ -98,19 +98,24 @@ def search() -> str:
 
 
 def outcomes() -> str:
-    """The three differences of the large comparison, in points, and which of them show."""
+    """The three differences of the large comparison, in points, and which of them show.
+
+    Where the interval lies below zero, the opposite of the claim shows.
+    """
     found = records.frame(records.read_all(records.COMMITTED / record_cifar.NAME))
     accuracy, rows = 100 * found.pivot_table("accuracy", ["method", "answer"], "seed"), {}
     for name, (ours, theirs) in OUTCOMES.items():
         seeds = (accuracy.loc[ours] - accuracy.loc[theirs]).dropna()
         gain = metrics.paired(accuracy.loc[ours, seeds.index], accuracy.loc[theirs, seeds.index])
+        clear = {"shows": gain.t_low * gain.t_high > 0}
+        clear["by Bonferroni"] = clear["shows"] and gain.p < 0.05 / len(OUTCOMES)
+        yes = "yes" if gain.mean > 0 else "the opposite"
         rows[name] = {
             **{f"seed {seed}": f"{points:+.2f}" for seed, points in seeds.items()},
             "mean": f"{gain.mean:+.2f}",
             "95 % interval": f"{gain.t_low:+.2f} to {gain.t_high:+.2f}",
             "p": f"{gain.p:.4f}",
-            "shows": "yes" if gain.t_low > 0 else "no",
-            "by Bonferroni": "yes" if gain.mean > 0 and gain.p < 0.05 / len(OUTCOMES) else "no",
+            **{question: yes if answer else "no" for question, answer in clear.items()},
         }
     return records.markdown(pd.DataFrame(rows).T.rename_axis("difference", axis=0))
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -260,3 +261,20 @@ def test_our_checkpoints_answer_as_their_records_say(path, real_images):
     assert found["oracle"] == pytest.approx(record["results"]["oracle"], abs=0.003)
     for rule, recorded in record["results"]["votes"].items():
         assert found["votes"][rule]["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.003)
+    if len(found["exits"]) > 1:
+        look = analysis.read_all(path.parent)[about["sha256"]]
+        check_analysis(look, predict(network, test, record["provenance"]["precision"]), test.labels)
+
+
+def check_analysis(look, logits, labels):
+    """Hold an analysis against the logits: what it measured, with the weights that it fitted."""
+    for measure, values in voting.diversity(logits, labels)._asdict().items():
+        recorded = np.array(look["diversity"][measure], float)
+        np.testing.assert_allclose(values.numpy(), recorded, atol=0.02)
+    fitted, one = look["fitted vote"], look["calibrated"]
+    voted = voting.vote(logits, "probability", fitted["weights"])
+    assert metrics.accuracy(voted, labels).item() == pytest.approx(fitted["accuracy"], abs=0.003)
+    sure = torch.stack([z / t for z, t in zip(logits, one["temperature"])])
+    nll = metrics.nll(voting.probabilities(sure), labels).tolist()
+    assert nll == pytest.approx(one["nll"], abs=0.02)
+    assert voting.ambiguity(sure).mean().item() == pytest.approx(one["ambiguity"], abs=0.005)

@@ -20,7 +20,17 @@ import torch
 import torchvision
 from PIL import Image
 
-from tskd_lib import anytime, bench, checkpoints, data, experiments, losses, records, training
+from tskd_lib import (
+    anytime,
+    bench,
+    checkpoints,
+    data,
+    experiments,
+    losses,
+    records,
+    report,
+    training,
+)
 from tskd_lib.__main__ import main
 
 COMMANDS = ("train", "compare", "evaluate", "predict", "bench", "report")
@@ -352,7 +362,14 @@ def test_report_writes_the_tables(trained, tmp_path, capsys):
     assert printed.startswith(f"## digits\n\n{records.markdown(records.summary(table))}\n")
     assert (tmp_path / "new" / "report.md").read_text("utf-8") == printed
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "report.csv"), table)
-    assert len(hashes(tmp_path / "new")) == 2 and hashes(folder) == before
+    found = {path.name: path for path in (tmp_path / "new").iterdir()}
+    tables = report.tables(table)["digits"]
+    names = [f"digits-{kind.replace(' ', '-')}.csv" for kind in tables]
+    assert set(found) == {"report.md", "report.csv", *names} and hashes(folder) == before
+    for name, expected in zip(names, tables.values()):
+        written = pd.read_csv(found[name], index_col=0, dtype=str, keep_default_na=False)
+        assert written.to_numpy().tolist() == expected.astype(str).to_numpy().tolist()
+        assert [*written.index] == [*expected.index] and [*written] == [*expected]
     assert run("report", folder) == 0
     assert capsys.readouterr().out == printed
 

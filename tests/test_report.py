@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tskd_lib import records
-from tskd_lib.report import report, versus
+from tskd_lib.report import report, tables, versus
 
 OURS = records.frame(records.read_all(records.COMMITTED / "digits-few"))
 
@@ -46,6 +46,9 @@ def test_costs_are_in_the_report():
     (line,) = (line for line in report(OURS).splitlines() if line.startswith("| tskd | 94016 |"))
     record = records.read(records.COMMITTED / "digits-few" / "seed-0" / "tskd.record.json")
     assert f"| {record['cost']['flops'][-1] / 1e6:.1f} |" in line
+    students = OURS[(OURS.method == "tskd") & (OURS.answer == "deepest")]
+    shared = tables(OURS)["digits-few"]["costs"]["shared seconds"]
+    assert shared["tskd"] == students["shared seconds"].median() > 0
 
 
 def test_one_seed_gives_no_differences():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -657,3 +658,11 @@ def test_scripts_end_in_one_sentence(error, message):
 
     with pytest.raises(SystemExit, match=message):
         record_study.command(fail, ["here"])
+
+
+def test_a_training_that_is_killed_is_one_sentence():
+    def die(folder):
+        joblib.Parallel(2)(experiments.elsewhere(os._exit, 1) for _ in range(2))
+
+    with pytest.raises(SystemExit, match="A training was killed, .* the same command goes on"):
+        record_study.command(die, ["here"])

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -223,21 +224,25 @@ def predict_files(options: argparse.Namespace) -> None:
 
 
 def report_folder(options: argparse.Namespace) -> None:
-    """The tables of a folder of records as Markdown, and as report.md and report.csv.
+    """The tables of a folder of records as Markdown, and with --out also as CSV.
 
-    Two tables for each experiment, and in it for each number of images that its students saw:
-    accuracy in percent of every method at every exit and vote, as mean and standard deviation
-    where there are several seeds, and what the methods cost. Where methods share seeds with kd,
-    byot or multi_exit, tables of their paired differences follow, in points, with 95 % intervals.
-    The CSV has all measures of all runs.
+    For each experiment, and in it for each number of images that its students saw: accuracy in
+    percent of every method at every exit and vote, as mean and standard deviation where there are
+    several seeds, and what the methods cost. Where methods share seeds with kd, byot or multi_exit,
+    tables of their paired differences follow, in points, with 95 % intervals. --out gets all of
+    them as report.md, each as a CSV of its own, and all measures of all runs as report.csv.
     """
     results = records.frame(records.read_all(options.folder))
     text = report.report(results)
     print(text, end="")
     if options.out:
-        checkpoints.write_atomically(options.out / "report.md", text.encode())
-        table = results.to_csv(index=False)
-        checkpoints.write_atomically(options.out / "report.csv", table.encode())
+        files = {"report.md": text, "report.csv": results.to_csv(index=False)}
+        for title, tables in report.tables(results).items():
+            for kind, table in tables.items():
+                name = re.sub(r"[^\w=.-]+", "-", f"{title} {kind}".replace(",", ""))
+                files[f"{name}.csv"] = table.to_csv()
+        for name, content in files.items():
+            checkpoints.write_atomically(options.out / name, content.encode())
 
 
 def number(
@@ -424,7 +429,7 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("folder", type=Path, nargs="?", default=records.COMMITTED,
                      help="where the records are (those of the book)")  # fmt: skip
     one.add_argument("--out", type=output_folder, metavar="DIR",
-                     help="write report.md and report.csv here")  # fmt: skip
+                     help="write report.md and the CSV files here")  # fmt: skip
     return parser
 
 

@@ -220,7 +220,7 @@ def frame(records: Iterable[dict]) -> pd.DataFrame:
     """The results of many runs as one DataFrame: a row for each run and exit or vote.
 
     Columns: experiment, method, seed, images (that it was trained on), data (their name), answer,
-    the columns of `answers`, and the run's seconds and images per second.
+    the columns of `answers`, and the run's seconds, shared seconds and images per second.
     """
     import pandas as pd
 
@@ -232,7 +232,7 @@ def frame(records: Iterable[dict]) -> pd.DataFrame:
             table.insert(place, key, record[key])
         table.insert(3, "images", record["data"]["train images"])
         table.insert(4, "data", record["data"]["name"])
-        for key in ("seconds", "images per second"):
+        for key in ("seconds", "shared seconds", "images per second"):
             table[key] = cost[key]
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
@@ -326,16 +326,18 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(results: pd.DataFrame) -> pd.DataFrame:
-    """Parameters, MFLOPs for one image, seconds of training steps and their images per second.
+    """Parameters, MFLOPs for one image, seconds of training and images per second.
 
     Args:
         results: from `frame`.
 
     Returns:
         A DataFrame with a row for each method in the order of `summary`: size and FLOPs of the
-        deepest exit with those before it, the medians over seeds of the rest.
+        deepest exit with those before it, the medians over seeds of the rest. Seconds and images
+        per second are of a student's own steps; its "shared seconds", of batches and teacher,
+        served all methods that were trained side by side with it.
     """
-    columns = ["parameters", "flops", "seconds", "images per second"]
+    columns = ["parameters", "flops", "seconds", "shared seconds", "images per second"]
     deepest = results[results.answer == "deepest"]
     table = deepest.groupby("method")[columns].median().loc[_in_order(deepest.method)]
     table.insert(1, "MFLOPs", (table.pop("flops") / 1e6).round(1))

@@ -14,11 +14,26 @@ RIVALS = ("kd", "byot", "multi_exit")  # the paper compares TSKD with the first 
 
 
 def report(results: pd.DataFrame) -> str:
-    """Tables in Markdown: of each experiment, and in it of each number of training images.
+    """The `tables` of some results in Markdown.
 
-    The first table has the accuracies in percent (`records.summary`), the second what they cost
-    (`records.costs`). Where methods share two seeds or more with kd, byot or multi_exit, tables of
-    their differences follow (`versus`).
+    Args:
+        results: from `records.frame`.
+
+    Raises:
+        RecordError: as `tables`.
+    """
+    parts = []
+    for title, found in tables(results).items():
+        parts += [f"## {title}", *map(markdown, found.values())]
+    return "\n\n".join(parts) + "\n"
+
+
+def tables(results: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
+    """The tables of each experiment, and in it of each number of training images, by title.
+
+    "accuracy" has the accuracies in percent (`records.summary`), "costs" what they cost
+    (`records.costs`). Where methods share two seeds or more with kd, byot or multi_exit, "over kd"
+    and so on have their differences (`versus`).
 
     Args:
         results: from `records.frame`.
@@ -27,7 +42,7 @@ def report(results: pd.DataFrame) -> str:
         RecordError: where a method of an experiment has two runs with one seed and as many images,
             or the runs of an experiment are of several data sets.
     """
-    parts, run = [], ["experiment", "method", "seed", "images"]
+    found, run = {}, ["experiment", "method", "seed", "images"]
     twice = results[results.duplicated([*run, "answer"])]
     if not twice.empty:
         name, method, seed, _ = twice.iloc[0][run]
@@ -44,14 +59,15 @@ def report(results: pd.DataFrame) -> str:
         teachers = experiment.method == "teacher"
         sizes = experiment[~teachers].images.unique()
         for images in sizes if len(sizes) > 1 else [None]:
-            title, part = f"## {name}", experiment
+            title, part = name, experiment
             if images is not None:
-                title = f"{title}, {images:,} images"
+                title = f"{name}, {images:,} images"
                 part = experiment[teachers | (experiment.images == images)]
-            rivals = [rival for rival in RIVALS if rival in set(part.method)]
-            tables = [summary(part), costs(part), *(versus(part, rival) for rival in rivals)]
-            parts += [title, *(markdown(table) for table in tables if not table.empty)]
-    return "\n\n".join(parts) + "\n"
+            found[title] = {"accuracy": summary(part), "costs": costs(part)}
+            for rival in RIVALS:
+                if rival in set(part.method) and not (over := versus(part, rival)).empty:
+                    found[title][f"over {rival}"] = over
+    return found
 
 
 def versus(results: pd.DataFrame, rival: str) -> pd.DataFrame:

@@ -72,6 +72,7 @@ def results(methods, seeds, base=0.6, spread=0.02):
                         "parameters": [1] * exits,
                         "flops": [1] * exits,
                         "seconds": 1.0,
+                        "shared seconds": 1.0,
                         "images per second": 100.0,
                     },
                     "results": {"exits": quality[:-1], "votes": votes},

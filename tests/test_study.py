@@ -81,9 +81,19 @@ def test_students_side_by_side_are_those_of_one_process(small, monkeypatch):
     apart = small.run(goals, seeds=range(2))
     monkeypatch.setattr(study, "default_device", lambda: torch.device("cuda"))
     together = dataclasses.replace(small, folder=small.folder / "together")
-    times = ["seconds", "images per second"]
+    times = ["seconds", "shared seconds", "images per second"]
     both = (found.drop(columns=times) for found in (together.run(goals, seeds=range(2)), apart))
     pd.testing.assert_frame_equal(*both)
+
+
+@pytest.mark.parametrize("cores, shared", [(1, 3), (2, 2), (3, 3), (4, 0)])
+def test_only_the_students_of_seeds_left_over_train_one_by_one(small, monkeypatch, cores, shared):
+    monkeypatch.setattr(study, "cores", lambda: cores)
+    goals = {method: PRESETS[method] for method in ("baseline", "multi_exit")}
+    jobs = small.jobs(goals, [5, 6, 7, 5])
+    found = [(job["recipe"].seed, list(job["objectives"])) for job in jobs]
+    together = [(seed, list(goals)) for seed in (5, 6, 7)[:shared]]
+    assert found == together + [(s, [m]) for s in (5, 6, 7)[shared:] for m in goals]
 
 
 def test_teacher_of_ours_is_the_one_its_record_tells_of():

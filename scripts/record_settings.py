@@ -6,7 +6,7 @@ One change at a time of temperature, weights, number of exits, teacher and lengt
 students without a change are those of `record_why.py`. Three more changes, one for each term of a
 shallow exit, are in single precision and have students without a change of their own. FOLDER gets
 networks and records, and can be given again after an interruption; what the book needs is then
-copied to tskd_lib/runs. It takes three hours on two cores.
+copied to tskd_lib/runs. It takes four hours on two cores.
 """
 
 import sys

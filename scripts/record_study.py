@@ -124,7 +124,7 @@ def command(main: Callable, arguments: list[str], choices: Sequence[str] = ()) -
         sys.exit("Interrupted; the same command goes on from what is in the folder.")
     except BrokenExecutor:
         sys.exit(
-            "A training was killed, mostly for lack of memory; the same command goes on from what "
+            "A training was killed, most often for lack of memory; the same command goes on from what "
             "is in the folder."
         )
     except OSError as error:

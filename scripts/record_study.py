@@ -124,8 +124,8 @@ def command(main: Callable, arguments: list[str], choices: Sequence[str] = ()) -
         sys.exit("Interrupted; the same command goes on from what is in the folder.")
     except BrokenExecutor:
         sys.exit(
-            "A training was killed, most often for lack of memory; the same command goes on from what "
-            "is in the folder."
+            "A training was killed, most often for lack of memory; the same command goes on from "
+            "what is in the folder."
         )
     except OSError as error:
         sys.exit(f"{error.filename or arguments[0]}: {error.strerror or error}")

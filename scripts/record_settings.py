@@ -3,10 +3,10 @@
     python scripts/record_settings.py FOLDER
 
 One change at a time of temperature, weights, number of exits, teacher and length of training; the
-students without a change are those of `record_why.py`. Three more changes, one for each term of a
-shallow exit, are in single precision and have students without a change of their own. FOLDER gets
-networks and records, and can be given again after an interruption; what the book needs is then
-copied to tskd_lib/runs. It takes four hours on two cores.
+students without a change are those of `record_why.py`. Three more changes, of the self term, of the
+feature term and of what the exits teach the stages, are in single precision and have students
+without a change of their own. FOLDER gets networks and records, and can be given again after an
+interruption; what the book needs is then copied to tskd_lib/runs. It takes four hours on two cores.
 """
 
 import sys

@@ -5,9 +5,15 @@ import pytest
 from scipy import stats
 
 from tskd_lib import records
-from tskd_lib.report import report, tables, versus
+from tskd_lib.report import report as in_markdown
+from tskd_lib.report import tables, versus
 
 OURS = records.frame(records.read_all(records.COMMITTED / "digits-few"))
+
+
+def report(results):
+    """What `tskd report` prints of some results."""
+    return in_markdown(tables(results))
 
 
 def test_differences_are_those_of_scipy():

@@ -261,6 +261,12 @@ def test_what_the_arms_suggest_is_confirmed_on_test_images(own_teacher, tmp_path
     assert not list(library.rglob("*.safetensors"))
 
 
+def by_method(arms):
+    """The objectives of some arms, and what is changed of their networks."""
+    objectives = {method: goal for _, goals in arms for method, goal in goals.items()}
+    return objectives, {method: network for network, goals in arms for method in goals}
+
+
 def our_runs():
     """Each experiment of the scripts: name, objectives by method, their networks, seeds, epochs."""
     every = PRESETS | record_study.ablation()
@@ -273,9 +279,7 @@ def our_runs():
     scarce = record_shots.EPOCHS[record_why.SHOTS]
     epochs = {record_why.EXPLORED: record_why.EPOCHS, record_why.SCARCE: scarce}
     for name, arms in record_why.ARMS.items():
-        objectives = {method: goal for _, goals in arms for method, goal in goals.items()}
-        networks = {method: network for network, goals in arms for method in goals}
-        yield name, objectives, networks, record_why.SEEDS[name], epochs.get(name, 30)
+        yield name, *by_method(arms), record_why.SEEDS[name], epochs.get(name, 30)
     goals = {name: goal for name, (goal, _) in record_cifar.trials(Recipe()).items()}
     yield f"{record_cifar.NAME}-search", goals, {}, range(1), record_cifar.SEARCH_EPOCHS
     search = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
@@ -283,10 +287,8 @@ def our_runs():
     yield record_cifar.NAME, goals, {}, range(3), 30
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
-    single = settings.single_arms()
-    objectives = {method: goal for _, goals in single for method, goal in goals.items()}
-    networks = {method: network for network, goals in single for method in goals}
-    yield settings.SINGLE, objectives, networks, settings.SEEDS, settings.EPOCHS
+    single = by_method(settings.single_arms())
+    yield settings.SINGLE, *single, settings.SEEDS, settings.EPOCHS
     yield settings.LONG, {"tskd": PRESETS["tskd"]}, {}, settings.SEEDS, settings.LONG_EPOCHS
     for strength in settings.TEACHERS:
         yield f"cifar100-few-{strength}", settings.RIVALS, {}, settings.SEEDS, settings.EPOCHS

@@ -233,11 +233,12 @@ def report_folder(options: argparse.Namespace) -> None:
     them as report.md, each as a CSV of its own, and all measures of all runs as report.csv.
     """
     results = records.frame(records.read_all(options.folder))
-    text = report.report(results)
+    found = report.tables(results)
+    text = report.report(found)
     print(text, end="")
     if options.out:
         files = {"report.md": text, "report.csv": results.to_csv(index=False)}
-        for title, tables in report.tables(results).items():
+        for title, tables in found.items():
             for kind, table in tables.items():
                 name = re.sub(r"[^\w=.-]+", "-", f"{title} {kind}".replace(",", ""))
                 files[f"{name}.csv"] = table.to_csv()

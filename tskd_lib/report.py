@@ -13,18 +13,15 @@ if TYPE_CHECKING:
 RIVALS = ("kd", "byot", "multi_exit")  # the paper compares TSKD with the first two
 
 
-def report(results: pd.DataFrame) -> str:
-    """The `tables` of some results in Markdown.
+def report(found: dict[str, dict[str, pd.DataFrame]]) -> str:
+    """Tables in Markdown, below their titles.
 
     Args:
-        results: from `records.frame`.
-
-    Raises:
-        RecordError: as `tables`.
+        found: from `tables`.
     """
     parts = []
-    for title, found in tables(results).items():
-        parts += [f"## {title}", *map(markdown, found.values())]
+    for title, of_title in found.items():
+        parts += [f"## {title}", *map(markdown, of_title.values())]
     return "\n\n".join(parts) + "\n"
 
 

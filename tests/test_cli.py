@@ -26,6 +26,7 @@ from tskd_lib import (
     checkpoints,
     data,
     experiments,
+    files,
     losses,
     records,
     report,
@@ -314,7 +315,7 @@ def test_predict_is_early_exit(trained, tmp_path, capsys, rule, threshold):
     path = trained[0] / "seed-0" / "tskd.json"
     paths = photos(tmp_path, 6)
     network, about = checkpoints.load_network(path)
-    pixels = data.to_tensor(data.read_images(paths, 1, (8, 8)))
+    pixels = data.to_tensor(files.read_images(paths, 1, (8, 8)))
     with torch.inference_mode():
         logits = network(data.normalise(pixels, about["mean"], about["std"])).logits
     if threshold == "median":
@@ -673,9 +674,9 @@ def test_labels_out_of_range(tmp_path, monkeypatch, capsys, no_training):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", data.TORCHVISION)
+@pytest.mark.parametrize("name", files.TORCHVISION)
 def test_offline(tmp_path, monkeypatch, capsys, no_training, name):
-    kind = getattr(torchvision.datasets, data.TORCHVISION[name][0])
+    kind = getattr(torchvision.datasets, files.TORCHVISION[name][0])
     for attribute, value in (
         ("url", "http://127.0.0.1:9/x.tar.gz"),
         ("mirrors", ["http://127.0.0.1:9/"]),
@@ -684,7 +685,7 @@ def test_offline(tmp_path, monkeypatch, capsys, no_training, name):
     monkeypatch.setenv("no_proxy", "*")
     root, out = tmp_path / "data", tmp_path / "out"
     code = run("compare", "--dataset", name, "--data-root", root, "--out", out)
-    expected = re.escape(str(root / data.TORCHVISION[name][1]))
+    expected = re.escape(str(root / files.TORCHVISION[name][1]))
     assert_one_sentence(capsys, code, f"{name} could not be downloaded.*its files in {expected}")
     assert hashes(tmp_path) == {} and not out.exists()
 

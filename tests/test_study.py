@@ -16,6 +16,7 @@ import record_gradients
 import record_grid
 import record_settings
 import record_shots
+import record_strong
 import record_study
 import record_why
 import torch
@@ -285,6 +286,9 @@ def our_runs():
     search = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
     goals = {method: goal for method, (goal, _) in record_cifar.chosen(search, Recipe()).items()}
     yield record_cifar.NAME, goals, {}, range(3), 30
+    strong, network = by_method(record_strong.ARMS)
+    strong = {method: goals[method.split()[0]] for method in strong}
+    yield record_strong.NAME, strong, network, record_strong.SEEDS, 30
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     single = by_method(settings.single_arms())
@@ -575,23 +579,26 @@ def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypat
     assert not list(library.rglob("*.safetensors"))
 
 
-def test_cifar_comparison_takes_the_settings_that_validation_chose(
-    own_teacher, tmp_path, monkeypatch
-):
-    library, mine, few = tmp_path / "library", tmp_path / "mine", own_teacher
-    settings = {"baseline": ("weight_decay", (0.0, 1.0)), "tskd": ("self_", (0.0, 0.1))}
-    monkeypatch.setattr(records, "COMMITTED", library)
+@pytest.fixture
+def large(own_teacher, tmp_path, monkeypatch):
+    """The rules of the large comparison, on the digits: the few images, and all."""
+    few, every = own_teacher, data.load("digits")
+    monkeypatch.setattr(records, "COMMITTED", tmp_path / "library")
     for name, value in {
         "RATES": (0.1, 1e-6),
-        "SETTINGS": settings,
+        "SETTINGS": {"baseline": ("weight_decay", (0.0, 1.0)), "tskd": ("self_", (0.0, 0.1))},
         "SEARCH_EPOCHS": 2,
         "TEACHER": few.teacher_network,
         "TEACHER_EPOCHS": 1,
     }.items():
         monkeypatch.setattr(record_cifar, name, value)
-    every = data.load("digits")
     monkeypatch.setattr(study, "load", {"full": few}.get)
     monkeypatch.setattr(data, "load", {"cifar100": every}.get)
+    return few, every
+
+
+def test_cifar_comparison_takes_the_settings_that_validation_chose(large, tmp_path):
+    (few, every), library, mine = large, tmp_path / "library", tmp_path / "mine"
     record_cifar.main(mine, "0")
     (teacher,) = records.read_all(library / "cifar100-all")
     assert teacher["method"] == "teacher" and teacher["data"]["train images"] == len(every[0])
@@ -610,7 +617,7 @@ def test_cifar_comparison_takes_the_settings_that_validation_chose(
     best = record_cifar.best(tried)
     final = records.read_all(library / "cifar100-all")
     assert {(r["method"], r["seed"]) for r in final if r["method"] != "teacher"} == {
-        (method, seed) for method in settings for seed in range(3)
+        (method, seed) for method in record_cifar.SETTINGS for seed in range(3)
     }
     assert {r["weights sha256"] for r in final if r["method"] != "teacher"} == set(
         analysis.read_all(library / "cifar100-all")
@@ -626,6 +633,34 @@ def test_cifar_comparison_takes_the_settings_that_validation_chose(
             chosen = top["configuration"]["recipe"][key]
             assert record["configuration"]["recipe"][key] == chosen
         assert record["configuration"]["recipe"]["epochs"] == 1
+
+
+def test_strong_students_see_all_images_with_the_settings_of_the_search(
+    large, tmp_path, monkeypatch
+):
+    (_, every), library, mine = large, tmp_path / "library", tmp_path / "mine"
+    record_cifar.main(mine, "0")
+    thin = {"width": 0.25}, {"tskd thin": PRESETS["tskd"]}
+    monkeypatch.setattr(record_strong, "ARMS", [thin])
+    record_strong.main(mine, "1")
+    record_strong.main(mine, "2")
+    (teacher,) = records.read_all(library / record_cifar.NAME)
+    best = record_cifar.best(tried := records.read_all(library / f"{record_cifar.NAME}-search"))
+    (top,) = (r["configuration"] for r in tried if r["method"] == best["tskd"])
+    found = records.read_all(library / record_strong.NAME)
+    assert [(r["method"], r["seed"]) for r in found] == [("tskd thin", 0), ("tskd thin", 1)]
+    looks = analysis.read_all(library / record_strong.NAME)
+    for record in found:
+        configuration = record["configuration"]
+        assert configuration["network"]["width"] == 0.25
+        assert configuration["objective"] == top["objective"]
+        assert configuration["recipe"]["learning_rate"] == top["recipe"]["learning_rate"] == 0.1
+        assert configuration["recipe"]["epochs"] == 1
+        assert configuration["teacher"] == teacher["weights sha256"]
+        assert record["data"]["train images"] == 10 * every[0].labels.bincount().min()
+        assert record["data"]["test sha256"] == every[1].checksum()
+        assert "calibrated" in looks[record["weights sha256"]]
+    assert not list((library / record_strong.NAME).rglob("*.safetensors"))
 
 
 def test_best_trial_is_that_of_the_deepest_exit_and_then_of_the_vote():

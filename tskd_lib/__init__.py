@@ -1,15 +1,16 @@
 """TSKD: teacher-student collaborative knowledge distillation with multi-exit students.
 
-The modules, each of which uses only those before it: `data`, `networks`, `exits`, `losses`,
-`voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `report`,
+The modules, each of which uses only those before it: `files`, `data`, `networks`, `exits`,
+`losses`, `voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `report`,
 `analysis`, `experiments`, `progress`, `study`, `theme`, `plots`, `pictures`, `widgets`, `explorer`,
-`timing`, `bench`. Each is loaded when it is first used.
+`timing`, `bench`, `arguments`. Each is loaded when it is first used.
 """
 
 import importlib
 
 __version__ = "0.1.0"
 __all__ = [
+    "files",
     "data",
     "networks",
     "exits",
@@ -33,6 +34,7 @@ __all__ = [
     "explorer",
     "timing",
     "bench",
+    "arguments",
 ]
 
 

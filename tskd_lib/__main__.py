@@ -8,11 +8,10 @@ import dataclasses
 import inspect
 import io
 import json
-import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from . import (
@@ -21,15 +20,29 @@ from . import (
     checkpoints,
     data,
     experiments,
+    files,
     losses,
     networks,
     records,
     report,
     voting,
 )
-from .exits import STRENGTHS, build_student
+from .arguments import (
+    COUNT,
+    POSITIVE,
+    SEED,
+    Parser,
+    add_data,
+    add_precision,
+    add_training,
+    number,
+    output_file,
+    output_folder,
+    weight,
+)
+from .exits import build_student
 from .losses import Objective
-from .recipes import PRECISIONS, SCHEDULES, Recipe, this_process
+from .recipes import Recipe, this_process
 from .training import TrainingDiverged, evaluate
 
 EXAMPLES = """examples:
@@ -206,7 +219,7 @@ def predict_files(options: argparse.Namespace) -> None:
     rows = []
     for start in range(0, len(options.images), 256):
         paths = options.images[start : start + 256]
-        pixels = data.to_tensor(data.read_images(paths, channels, tuple(size)))
+        pixels = data.to_tensor(files.read_images(paths, channels, tuple(size)))
         images = data.normalise(pixels, about["mean"], about["std"])
         answer = anytime.early_exit(network, images, options.threshold, options.vote)
         confidence, classes = answer.scores.max(1)
@@ -237,130 +250,13 @@ def report_folder(options: argparse.Namespace) -> None:
     text = report.report(found)
     print(text, end="")
     if options.out:
-        files = {"report.md": text, "report.csv": results.to_csv(index=False)}
+        texts = {"report.md": text, "report.csv": results.to_csv(index=False)}
         for title, tables in found.items():
             for kind, table in tables.items():
                 name = re.sub(r"[^\w=.-]+", "-", f"{title} {kind}".replace(",", ""))
-                files[f"{name}.csv"] = table.to_csv()
-        for name, content in files.items():
+                texts[f"{name}.csv"] = table.to_csv()
+        for name, content in texts.items():
             checkpoints.write_atomically(options.out / name, content.encode())
-
-
-def number(
-    kind: type, low: float, high: float = 2**32 - 1, above: bool = False
-) -> Callable[[str], float]:
-    """A converter for argparse: a number from `low`, or above it, up to `high`."""
-    start = f"above {low} and at most" if above else f"from {low} to"
-    what = f"a {'whole ' if kind is int else ''}number {start} {high}"
-
-    def convert(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or (above and value == low):
-            raise argparse.ArgumentTypeError(f"{text!r} should be {what}")
-        return value
-
-    return convert
-
-
-def weight(text: str) -> tuple[str, float]:
-    """A converter for argparse: NAME=NUMBER, a weight of `Objective` by name."""
-    known = [field.name for field in dataclasses.fields(Objective) if field.name != "exits"]
-    name, _, value = text.partition("=")
-    if name not in known:
-        raise argparse.ArgumentTypeError(f"unknown weight {name!r}; known are {', '.join(known)}")
-    return name, NOT_NEGATIVE(value)
-
-
-def output_folder(text: str) -> Path:
-    """A converter for argparse: a folder that can be written to, or made."""
-    path = Path(text)
-    there = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
-    if not os.path.isdir(there):
-        raise argparse.ArgumentTypeError(f"{there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"{there} may not be written to; give another folder")
-    return path
-
-
-def output_file(text: str) -> Path:
-    """A converter for argparse: a file in a folder that can be written to, or made."""
-    if os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
-    output_folder(os.path.dirname(text))
-    return Path(text)
-
-
-POSITIVE, COUNT = number(float, 0, above=True), number(int, 1)
-SEED, NOT_NEGATIVE = number(int, 0), number(float, 0)
-
-
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Options that choose the images."""
-    group = parser.add_argument_group("images")
-    group.add_argument(
-        "--dataset", default="digits", metavar="NAME", help=", ".join(data.NAMES) + " (digits)"
-    )
-    group.add_argument(
-        "--data-root", type=Path, metavar="DIR",
-        help="where downloads are kept (data); for a folder, that of the class folders, or of the "
-        "folders train and test that hold them",
-    )  # fmt: skip
-    group.add_argument(
-        "--image-size", type=number(int, 1, 2**14), metavar="PIXELS",
-        help="resize to this height and width; needed for a folder of mixed sizes",
-    )  # fmt: skip
-
-
-def add_training(parser: argparse.ArgumentParser) -> None:
-    """Options of networks and training."""
-    group = parser.add_argument_group("network")
-    group.add_argument("--network", choices=networks.names(), default="resnet10", metavar="NAME",
-                       help=", ".join(networks.names()) + " (%(default)s)")  # fmt: skip
-    group.add_argument("--width", type=POSITIVE, default=0.25, metavar="FACTOR",
-                       help="multiplies the channels (%(default)s)")  # fmt: skip
-    group.add_argument("--stem", choices=networks.STEMS, default="cifar",
-                       help="for small or for large images (%(default)s)")  # fmt: skip
-    group.add_argument("--strength", choices=STRENGTHS, default="byot",
-                       help="size of the exit branches (%(default)s)")  # fmt: skip
-    group = parser.add_argument_group("training")
-    group.add_argument("--teacher", type=Path, metavar="JSON",
-                       help="a trained network; the .json file of its checkpoint")  # fmt: skip
-    group.add_argument("--per-class", type=COUNT, metavar="N",
-                       help="students see N images a class (all)")  # fmt: skip
-    group.add_argument("--subset-seed", type=SEED, default=0, metavar="SEED",
-                       help="draws those images (%(default)s)")  # fmt: skip
-    recipe = Recipe()
-    group.add_argument("--epochs", type=COUNT, default=recipe.epochs, metavar="N",
-                       help="passes over the images (%(default)s)")  # fmt: skip
-    group.add_argument("--batch-size", type=COUNT, default=recipe.batch_size, metavar="N",
-                       help="images in a step, over all processes (%(default)s)")  # fmt: skip
-    group.add_argument("--learning-rate", type=POSITIVE, default=recipe.learning_rate,
-                       metavar="RATE", help="its peak (%(default)s)")  # fmt: skip
-    group.add_argument("--weight-decay", type=NOT_NEGATIVE, default=recipe.weight_decay,
-                       metavar="RATE", help="pull of weights to zero (%(default)s)")  # fmt: skip
-    group.add_argument("--schedule", choices=SCHEDULES, default=recipe.schedule,
-                       help="of the learning rate (%(default)s)")  # fmt: skip
-    group.add_argument("--clip", type=POSITIVE, metavar="NORM",
-                       help="largest norm of the gradient (no limit)")  # fmt: skip
-    group.add_argument("--compile", action="store_true",
-                       help="use torch.compile, which pays on long runs only")  # fmt: skip
-
-
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """The option of numerical precision."""
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto",
-                        help="auto is bf16 where the hardware has it")  # fmt: skip
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line."""
-
-    def error(self, message: str):
-        """Print the line and exit with 2."""
-        self.exit(2, f"tskd: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,20 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TORCHVISION = {
-    # name: (class in torchvision.datasets, the folder that it keeps below the root)
-    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": ("CIFAR100", "cifar-100-python"),
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
-}
-NAMES = ("digits", *TORCHVISION, "folder")
+from . import files
+from .files import DataError
+
+NAMES = ("digits", *files.TORCHVISION, "folder")
 TRAINING = ("train", "training")  # folders of a divided data set, in any case
 HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev")  # the first one wins
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-
-
-class DataError(Exception):
-    """Images that are not there or cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -212,55 +203,14 @@ def load(
     elif name == "folder":
         parts = _load_folder(root, image_size, seed)
     else:
-        parts = _load_torchvision(name, root, image_size, download)
+        sets = files.torchvision_sets(name, root, download)
+        parts = [from_arrays(name, s.data, s.targets, s.classes, image_size) for s in sets]
     train, test = parts
     return train, replace(test, mean=train.mean, std=train.std)
 
 
-def _load_torchvision(name: str, root: Path, image_size: int | None, download: bool):
-    import torchvision
-
-    kind, folder = TORCHVISION[name]
-    make = getattr(torchvision.datasets, kind)
-    try:
-        parts = [make(root, train=train) for train in (True, False)]
-    except PermissionError as error:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror})") from None
-    except (RuntimeError, EOFError, OSError):
-        if not download:
-            raise DataError(
-                f"{name} is not complete in {root / folder}; allow the download"
-            ) from None
-        parts = _download(make, name, root, folder)
-    except Exception as error:  # unpickling damaged files raises almost anything
-        raise DataError(f"{name} in {root / folder} is damaged ({error}); delete it") from None
-    return [from_arrays(name, part.data, part.targets, part.classes, image_size) for part in parts]
-
-
-def _download(make, name: str, root: Path, folder: str):
-    """Download beside the root, then move it there: an interruption leaves nothing half-made."""
-    import shutil
-    import tempfile
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
-            for train in (True, False):
-                make(scratch, train=train, download=True)
-            target = root / folder
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(scratch) / folder, target)
-    except Exception as error:  # offline, cut off, refused, full disk, a damaged archive
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{name} could not be downloaded ({reason}); expected its files in {root / folder}"
-        ) from None
-    return [make(root, train=train) for train in (True, False)]
-
-
 def _load_folder(root: Path, image_size: int | None, seed: int):
-    found = {path.name.lower(): path for path in _folders(root)}
+    found = {path.name.lower(): path for path in files.folders(root)}
     train, test = (next((found[n] for n in names if n in found), None)
                    for names in (TRAINING, HELD_OUT))  # fmt: skip
     if train and test:
@@ -273,103 +223,17 @@ def _load_folder(root: Path, image_size: int | None, seed: int):
     return split(read_folder(root, image_size), (0.75, 0.25), seed)
 
 
-def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | None) -> np.ndarray:
-    """Image files as uint8 `[N, H, W, C]`.
-
-    Args:
-        paths: the files, at least one.
-        channels: 1 for grey, 3 for colour.
-        size: (height, width) to resize to; None where all have the same size already.
-
-    Raises:
-        DataError: for a file that cannot be read, or sizes that differ where none is given.
-    """
-    from PIL import Image, ImageOps
-
-    def read(path: Path) -> Image.Image:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an error says enough
-            with Image.open(path) as file:
-                if file.mode.startswith(("I", "F")):
-                    raise ValueError("more than 8 bits a channel; convert it to 8 bits first")
-                upright = ImageOps.exif_transpose(file)  # as the camera was held
-                return upright.convert("L" if channels == 1 else "RGB")
-
-    pixels = []
-    for path in paths:
-        try:
-            image = read(path)
-        except Exception as error:  # decoding damaged files raises almost anything
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{path} cannot be read as an image ({reason})") from None
-        if size:
-            image = image.resize(size[::-1], Image.Resampling.BILINEAR)
-        pixels.append(np.asarray(image).reshape(image.height, image.width, channels))
-        if pixels[-1].shape != pixels[0].shape:
-            raise DataError(
-                f"{path} is {image.width} x {image.height}, {paths[0]} is "
-                f"{pixels[0].shape[1]} x {pixels[0].shape[0]}; give an image size to resize to"
-            )
-    return np.stack(pixels)
-
-
 def read_folder(root: Path, image_size: int | None = None) -> Images:
-    """A tree with one folder of image files for each class, RGB.
-
-    Each class's files may lie in folders of any depth; what starts with a dot is passed over.
+    """A tree with one folder of image files for each class, RGB; see `files.labelled_files`.
 
     Raises:
         DataError: where there are not two classes with images, or something cannot be read.
     """
-    folders = _folders(root)
-    files = [_image_files(folder, root) for folder in folders]
-    if len(folders) < 2 or not all(files):
-        empty = next((str(f) for f, found in zip(folders, files) if not found), None)
-        found = f"{empty} holds no image" if empty else f"found {len(folders)} folders"
-        raise DataError(f"{root} needs a folder of images for each of two or more classes: {found}")
-    labels = [label for label, found in enumerate(files) for _ in found]
+    found = files.labelled_files(root)
+    labels = [label for label, paths in enumerate(found.values()) for _ in paths]
     size = (image_size, image_size) if image_size else None
-    pixels = read_images([path for found in files for path in found], 3, size)
-    return from_arrays("folder", pixels, labels, [f.name for f in folders])
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        raise _unreadable(error, root) from None
-
-
-def _image_files(folder: Path, root: Path) -> list[Path]:
-    try:
-        found = walk(folder)
-    except OSError as error:
-        raise _unreadable(error, root) from None
-    return [path for path in found if path.suffix.lower() in SUFFIXES]
-
-
-def _unreadable(error: OSError, root: Path) -> DataError:
-    return DataError(
-        f"{error.filename or root} cannot be read ({error.strerror}); expected a folder of "
-        f"images for each class in {root}"
-    )
-
-
-def walk(folder: Path) -> list[Path]:
-    """All files below a folder, in order of their paths; what starts with a dot is passed over.
-
-    Raises:
-        OSError: where a folder cannot be read.
-    """
-
-    def fail(error: OSError):
-        raise error
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+    pixels = files.read_images([path for paths in found.values() for path in paths], 3, size)
+    return from_arrays("folder", pixels, labels, list(found))
 
 
 def split(data: Images, shares: Sequence[float], seed: int) -> list[Images]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .checkpoints import write_atomically
-from .data import walk
+from .files import walk
 from .losses import PRESETS
 
 if TYPE_CHECKING:

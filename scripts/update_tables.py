@@ -126,11 +126,16 @@ def bench() -> str:
     paths = sorted(records.COMMITTED.glob("bench-*.json"), reverse=True)
     machines = [json.loads(path.read_text("utf-8")) for path in paths]
     columns, lines = {}, []
+
+    def row(name: str) -> str:
+        return re.sub(r", \d+ workers", "", name)  # how many were faster is another thing on each
+
     for record in machines:
         origin = record["provenance"]
         verdict = {True: ", reached", False: ", **missed**", None: ""}
         columns[origin["hardware"]] = {
-            name: f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f}){verdict[r['reached']]}"
+            row(name): f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
+            f"{verdict[r['reached']]}"
             for name, r in record["results"].items()
         }
         lines += [
@@ -141,8 +146,8 @@ def bench() -> str:
             *(f"- {remark}" for remark in timing.remarks(record)),
         ]
     wanted = {
-        name: "".join(f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in row["bar"].items())
-        for name, row in machines[-1]["results"].items()
+        row(name): "".join(f"{k.replace('_', ' ')} {limit:g}" for k, limit in r["bar"].items())
+        for name, r in machines[-1]["results"].items()
     }
     table = pd.DataFrame({"wanted": wanted, **columns})
     table = records.markdown(table.rename_axis("median (rounds) of one run, in turns"))

@@ -60,6 +60,8 @@ def test_an_image_keeps_its_label_and_its_pixels():
         assert (made.images[i, c].numpy() == raw[i, :, :, c]).all()
     grey = from_arrays("x", raw[..., 0], [0, 1, 0, 1], "ab")
     assert grey.shape == (1, 5, 7) and (grey.images[:, 0].numpy() == raw[..., 0]).all()
+    masked = made.subset(made.labels == 2)
+    assert torch.equal(masked.images, made.images[[0, 3]]) and len(made.subset([])) == 0
     part = made.subset([3, 0])
     assert part.labels.tolist() == [2, 2] and torch.equal(part.images, made.images[[3, 0]])
     assert made.to("cpu").checksum() == made.checksum()

@@ -95,7 +95,9 @@ def test_training_leaves_the_draws_of_its_caller_alone(digits, tiny):
     expected = torch.rand(2, 5)
     torch.manual_seed(3)
     found = [torch.rand(5)]
-    fit_quietly({"one": Student(tiny("deepest"), PRESETS["baseline"])}, digits[0], RECIPE)
+    students = {"one": Student(tiny("deepest"), PRESETS["baseline"])}
+    fit_quietly(students, digits[0], RECIPE)
+    training.pace(students, digits[0], RECIPE, seconds=0.0)
     assert torch.equal(torch.stack([*found, torch.rand(5)]), expected)
 
 
@@ -466,5 +468,9 @@ def test_auto_precision_follows_the_device(monkeypatch):
     for supported, expected in [(True, "bf16"), (False, "fp32")]:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s)
         assert recipes.choose_precision("auto", cpu) == expected
-    assert recipes.choose_precision("fp16", cpu) == "fp16"
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # it is private
+    assert recipes.choose_precision("auto", cpu) == "fp32"
+    with pytest.raises(ValueError, match="fp16 is for GPUs: on a CPU take the precision bf16"):
+        recipes.choose_precision("fp16", cpu)
+    assert recipes.choose_precision("fp16", torch.device("cuda")) == "fp16"
     assert recipes.choose_precision("auto", torch.device("mps")) == "fp32"

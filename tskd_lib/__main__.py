@@ -361,7 +361,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:
         if "by peer" in str(error):  # a connection "closed" or "reset by peer"
             message = "another process of this run has ended" + GOES_ON
-        elif "out of memory" in str(error) or "can't allocate memory" in str(error):
+        elif re.search("out of memory|can't allocate memory|not enough memory", str(error)):
             message = NO_MEMORY
         elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             message = f"torch.compile does not work here ({error}); leave out --compile"

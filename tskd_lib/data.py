@@ -25,7 +25,7 @@ TRAINING = ("train", "training")  # folders of a divided data set, in any case
 HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev")  # the first one wins
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Images:
     """Labelled images in memory.
 
@@ -74,8 +74,10 @@ class Images:
         return tuple(self.images.shape[1:])
 
     def subset(self, indices: Tensor | Sequence[int]) -> Images:
-        """The images at these positions, in this order."""
-        indices = torch.as_tensor(indices, dtype=torch.int64)
+        """The images at these positions, in this order, or those where a mask is true."""
+        indices = torch.as_tensor(indices)
+        if indices.dtype != torch.bool:
+            indices = indices.to(torch.int64)  # also what an empty list gives
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def to(self, device: torch.device | str) -> Images:

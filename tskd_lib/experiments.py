@@ -1,8 +1,8 @@
 """Whole experiments: train a teacher and students, evaluate them, write their records.
 
-An experiment lives in a folder: `teacher.json`, and for each seed a folder with one checkpoint
-and one record for every method. Whatever is there already is not trained again. While methods
-train side by side, their state is in a folder `unfinished-` and a digest of their names.
+An experiment lives in a folder with one folder for the teacher and one for each seed. These have a
+checkpoint and a record for every method. Whatever is there already is not trained again. While
+methods train side by side, their state is in a folder `unfinished-` and a digest of their names.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -128,7 +129,7 @@ def run(
                 )
                 records.write({**record, "weights sha256": weights}, paths[method])
             checkpoints.remove(state)
-            state.parent.rmdir()
+            shutil.rmtree(state.parent, ignore_errors=True)
         accelerator.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
 
@@ -173,7 +174,8 @@ def pace(
 def elsewhere(function: Callable, *args, **kwargs):
     """`joblib.delayed`, with the networks and voting rules that were added here.
 
-    A process that this one started for it ends soon after this one does, however that ends.
+    On POSIX systems a process that this one started for it ends soon after this one does, however
+    that ends.
     """
     from joblib import delayed
 

@@ -159,6 +159,8 @@ def _setting(record: dict) -> tuple[str, int, float | str]:
 
 def _check(groups: dict[tuple, list], methods: list, images: list, temperatures: list) -> None:
     """Every choice of the controls must have its records, of several seeds each."""
+    if not temperatures:
+        raise records.RecordError("the explorer needs methods with soft targets; no record has one")
     for method in methods:
         if method not in METHODS:
             raise records.RecordError(f"the explorer knows no method {method!r}")

@@ -1,8 +1,7 @@
 """Backbones as a stem and a list of stages: ResNet, VGG and AlexNet.
 
-A *backbone* turns an image into a feature map in steps. Its *stem* is the first
-convolution; each *stage* after it works at one resolution. Exits are placed after stages,
-so every network here is written as that list, whatever its family.
+A *backbone* turns an image into a feature map in steps: a *stem*, which may be empty, and *stages*.
+Exits are placed after stages, so every network here is written as that list, whatever its family.
 """
 
 from __future__ import annotations
@@ -255,7 +254,9 @@ def build(
     initialise(backbone)
     try:
         feature_shapes(backbone)
-    except RuntimeError:
+    except RuntimeError as error:
+        if "memory" in str(error):
+            raise
         size = f"{input_shape[1]} x {input_shape[2]}"
         raise ValueError(f"images of {size} are too small for {name} with a {stem} stem") from None
     return backbone

@@ -78,14 +78,19 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """The precision that "auto" stands for on this device; any other as it is."""
+    """The precision that "auto" stands for on this device; any other as it is.
+
+    Raises:
+        ValueError: for fp16 on a CPU, which trains in it no faster.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("fp16 is for GPUs: on a CPU take the precision bf16, fp32 or auto")
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return "bf16"
-    return "fp32"
+    fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # private to PyTorch
+    return "bf16" if device.type == "cpu" and fast() else "fp32"
 
 
 def this_process():

@@ -19,6 +19,7 @@ import torch
 
 from . import records
 from .checkpoints import write_atomically
+from .progress import duration
 from .recipes import default_device, synchronise
 
 # What a profile is divided into: the first pattern that matches an operation's own name, or
@@ -165,8 +166,10 @@ def remarks(record: dict) -> list[str]:
         if "reason" in row:
             lines.append(f"torch.compile of {name} does not work here ({row['reason']})")
         else:
-            pays = row["pays after steps"]
-            when = "never pays" if pays is None else f"pays after {pays} steps"
+            when, pays = "never pays", row["pays after steps"]
+            if pays is not None:
+                step = record["timings"][f"{name}, compiled step"]["median"]
+                when = f"pays after {pays} steps, {duration(row['seconds'] + pays * step)}"
             lines.append(f"torch.compile of {name} takes {row['seconds']:.1f} s and {when}")
     return lines
 

@@ -98,7 +98,6 @@ def fit(
         )
     from tqdm import tqdm
 
-    gpus = [accelerator.device] if accelerator.device.type == "cuda" else []
     run = Run(students, data, recipe, teacher, folder, accelerator)
     try:
         history = run.resume()
@@ -110,7 +109,7 @@ def fit(
             unit="step",
             mininterval=1.0,
         )
-        with bar, torch.random.fork_rng(gpus):  # what the caller draws next is as without a fit
+        with bar, _callers_draws(accelerator.device):
             for epoch in range(run.epoch + 1, recipe.epochs + 1):
                 rows = run.train_epoch(data, epoch, steps_an_epoch, bar)
                 for name, row in rows.items():
@@ -143,14 +142,20 @@ def pace(
     run = Run(students, data, recipe, teacher, None, accelerator)
     images, bar = 0, tqdm(disable=True)
     try:
-        run.train_epoch(data, 1, steps, bar)  # the first steps are slower
-        began = time.perf_counter()
-        while images == 0 or time.perf_counter() - began < seconds:
-            run.train_epoch(data, 1, steps, bar)
-            images += len(data)
-        return (time.perf_counter() - began) / images
+        with _callers_draws(accelerator.device):
+            run.train_epoch(data, 1, steps, bar)  # the first steps are slower
+            began = time.perf_counter()
+            while images == 0 or time.perf_counter() - began < seconds:
+                run.train_epoch(data, 1, steps, bar)
+                images += len(data)
+            return (time.perf_counter() - began) / images
     finally:
         run.release()
+
+
+def _callers_draws(device: torch.device):
+    """A context after which random numbers go on as if nothing had been drawn in it."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _check_fit(students, data: Images, teacher: MultiExitNet | None) -> None:

@@ -191,6 +191,14 @@ def test_explorer_refuses_analyses_of_other_images(runs, digits, tmp_path):
         Explorer(part, digits[1])
 
 
+def test_explorer_refuses_records_without_a_temperature(runs, digits, tmp_path):
+    part = shutil.copytree(runs, tmp_path / "part")
+    for path in part.rglob("byot.*"):
+        path.unlink()
+    with pytest.raises(records.RecordError, match="needs methods with soft targets; no record"):
+        Explorer(part, digits[1])
+
+
 def test_our_grid_is_whole_and_its_analyses_are_of_its_records():
     folder = records.COMMITTED / "digits-grid"
     found, analyses = records.read_all(folder), analysis.read_all(folder)

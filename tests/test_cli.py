@@ -449,6 +449,7 @@ BAD_OPTIONS = [
     ("compare --teacher-network lenet", "--teacher-network: invalid choice: 'lenet'"),
     ("train --stem mine", "--stem"),
     ("train --strength strong", "--strength"),
+    ("train --precision fp16", "fp16 is for GPUs: on a CPU take the precision bf16, fp32 or auto"),
     ("train --schedule steps", "--schedule"),
     ("train --precision fp8", "--precision"),
     ("train --method dkd", "--method: invalid choice: 'dkd' .*tskd"),
@@ -792,6 +793,7 @@ def test_an_error_without_a_number_and_one_of_many_lines(monkeypatch, capsys):
         OSError("just words"): "^tskd: bench: just words$",
         MemoryError(): "^tskd: there is not enough memory; choose a smaller network",
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"): "enough memory",
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"): "enough memory",
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"): "enough memory",
         ValueError("one\n  two"): "^tskd: one two$",
     }.items():

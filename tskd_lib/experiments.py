@@ -113,9 +113,9 @@ def run(
                     f"{paths[method]} is of a run with other settings; give another folder"
                 )
     if students:
-        folder.mkdir(parents=True, exist_ok=True)  # else a bad folder shows when training is over
         accelerator = make_accelerator(recipe.precision)
         precision = choose_precision(recipe.precision, accelerator.device)
+        folder.mkdir(parents=True, exist_ok=True)  # else a bad folder shows when training is over
         origin = records.provenance(accelerator.device, accelerator.num_processes, precision)
         validation = test if every_epoch else None
         history = fit(students, train, recipe, teacher, validation, state.parent, progress)

@@ -215,7 +215,7 @@ def load(profile: str = "quick", root: Path | str = "data") -> Study:
 
     Raises:
         ValueError: for another profile.
-        data.DataError: where images are missing and cannot be downloaded.
+        files.DataError: where images are missing and cannot be downloaded.
     """
     if profile not in ("quick", "full"):
         raise ValueError(f"unknown profile {profile!r}: TSKD_PROFILE is 'quick' or 'full'")

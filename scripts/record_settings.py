@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from record_study import command, keep, variant
-from record_why import EPOCHS, Arms, methods, run
+from record_why import EPOCHS, Arms, jobs, methods
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -108,7 +108,7 @@ def main(folder: Path) -> None:
     settings.run(arms(), SEEDS)
     recipe = replace(few.student_recipe, precision="fp32")
     single = variant(settings, folder / SINGLE, name=SINGLE, student_recipe=recipe)
-    run(single, single_arms(), SEEDS)
+    study.run_jobs(jobs(single, single_arms(), SEEDS))
     recipe = replace(few.student_recipe, epochs=LONG_EPOCHS)
     longer = variant(settings, folder / LONG, name=LONG, student_recipe=recipe)
     longer.run({"tskd": PRESETS["tskd"]}, SEEDS)

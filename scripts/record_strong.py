@@ -15,7 +15,7 @@ from pathlib import Path
 
 import record_cifar
 from record_study import command, keep, variant
-from record_why import STRONG, WIDE, methods
+from record_why import STRONG, WIDE, jobs, methods
 
 from tskd_lib import records, study
 
@@ -27,15 +27,14 @@ def main(folder: Path, seeds: str = record_cifar.SEEDS[-1]) -> None:
     few = study.load("full")
     full = record_cifar.whole(few, folder)
     found = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
-    settings, jobs = record_cifar.chosen(found, few.student_recipe), []
+    settings, students = record_cifar.chosen(found, few.student_recipe), []
     problem = variant(full, folder / NAME, name=NAME)
     for network, objectives in ARMS:
         for name in objectives:
             objective, recipe = settings[name.split()[0]]
-            student = {**problem.student, **network}
-            arm = replace(problem, student=student, student_recipe=recipe)
-            jobs += arm.jobs({name: objective}, range(int(seeds)))
-    study.run_jobs(jobs)
+            arm = network, {name: objective}
+            students += jobs(replace(problem, student_recipe=recipe), [arm], range(int(seeds)))
+    study.run_jobs(students)
     keep(problem.folder, problem.test, problem.test, methods(ARMS), networks=())
 
 

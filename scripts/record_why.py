@@ -41,13 +41,13 @@ ARMS = {
 }
 
 
-def run(problem: study.Study, arms: Arms, seeds: Iterable[int]) -> None:
-    """Train every arm of this study with its own network."""
-    jobs = []
+def jobs(problem: study.Study, arms: Arms, seeds: Iterable[int]) -> list[dict]:
+    """What `study.run_jobs` is to be given to train every arm with its own network."""
+    found = []
     for network, objectives in arms:
         arm = replace(problem, student={**problem.student, **network})
-        jobs += arm.jobs(objectives, seeds)
-    study.run_jobs(jobs)
+        found += arm.jobs(objectives, seeds)
+    return found
 
 
 def methods(arms: Arms) -> list[str]:
@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
     final = [variant(few, folder / name, name=name) for name in (CONFIRMED, FRESH)]
     final.append(fewer(few, SHOTS, folder, SCARCE))
     for problem in (explored, *final):
-        run(problem, ARMS[problem.name], SEEDS[problem.name])
+        study.run_jobs(jobs(problem, ARMS[problem.name], SEEDS[problem.name]))
     for problem in (explored, *final):
         analysed = methods(ARMS[problem.name])
         keep(problem.folder, problem.test, problem.validation, analysed, networks=())

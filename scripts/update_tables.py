@@ -128,7 +128,7 @@ def bench() -> str:
     columns, lines = {}, []
 
     def row(name: str) -> str:
-        return re.sub(r", \d+ workers", "", name)  # how many were faster is another thing on each
+        return re.sub(r", \d+ workers", "", name)  # their faster number differs
 
     for record in machines:
         origin = record["provenance"]

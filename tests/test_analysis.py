@@ -1,5 +1,6 @@
 """Analyses agree with what the logits say, and the explorer holds just what was recorded."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -115,6 +116,19 @@ def test_weights_and_temperatures_are_fitted_on_the_validation_images(runs, digi
     single = runs / "seed-1" / "baseline.json"
     assert "fitted vote" not in analysis.analyse(single, test, PLACES, "fp32", validation)
     assert "fitted vote" not in analysis_of(runs, records.read(runs / "seed-1/byot.record.json"))
+
+
+def test_images_are_normalised_as_in_training(runs, digits, tmp_path):
+    shutil.copytree(runs / "seed-0", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "byot.json"
+    about = json.loads(path.read_text()) | {"mean": [0.9], "std": [0.5]}
+    path.write_text(json.dumps(about))
+    found = analysis.analyse(path, digits[1], PLACES, "fp32", digits[0])
+    same = [dataclasses.replace(images, mean=(0.9,), std=(0.5,)) for images in digits[::-1]]
+    assert found == analysis.analyse(path, same[0], PLACES, "fp32", same[1])
+    logits = predict(checkpoints.load_network(path)[0], same[0], "fp32")
+    answer = logits[0].argmax(-1)[list(PLACES)]
+    assert found["samples"]["exit 1"]["class"] == answer.tolist()
 
 
 def test_missing_or_broken_analyses_are_named(tmp_path):

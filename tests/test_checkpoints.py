@@ -270,7 +270,7 @@ def test_a_damaged_description_is_a_sentence_or_harmless(copied):
         (lambda path: edit(path, lambda a: a.pop("kind")), "not a network's checkpoint"),
         *(
             (lambda path, key=key: edit(path, lambda a: a.pop(key)), "do not fit")
-            for key in ("network", "classes", "mean", "std")
+            for key in ("network", "dataset", "classes", "mean", "std")
         ),
         *(
             (lambda path, new=new: edit(path, lambda a: a["network"].update(new)), "do not fit")

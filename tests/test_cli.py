@@ -250,6 +250,9 @@ def test_a_folder_of_images_all_the_way(tmp_path, capsys):
     assert run("evaluate", network, *images, "--precision", "fp32", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == records.read(tmp_path / "out" / "baseline.record.json")["results"]
+    known = ["--data-root", folder, "--precision", "fp32", "--json"]  # it knows the data set
+    assert run("evaluate", network, *known) == 0
+    assert json.loads(capsys.readouterr().out) == found
     assert run("predict", network, folder / "class 1" / "0.png", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["class"] in ("class 0", "class 1", "class 2")
     (folder / "class 2").rename(folder / "another")

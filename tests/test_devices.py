@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
-from tskd_lib import anytime, checkpoints, data, losses, recipes, training, voting
-from tskd_lib.exits import build_student
+from tskd_lib import __main__ as command
+from tskd_lib import analysis, anytime, checkpoints, data, losses, recipes, training, voting
+from tskd_lib.exits import MultiExitNet, build_student
 from tskd_lib.losses import PRESETS
 from tskd_lib.recipes import Recipe
 from tskd_lib.training import Student, fit, predict
@@ -134,6 +136,24 @@ def test_early_exit_and_votes_are_those_of_the_cpu(device, digits, tiny, rule):
     if rule is not None:
         there = voting.vote(logits.to(device), rule, weights=[0.2, 0.3, 0.5])
         torch.testing.assert_close(there.cpu(), voting.vote(logits, rule, [0.2, 0.3, 0.5]), **CLOSE)
+
+
+def test_commands_and_analyses_answer_on_the_device(device, digits, tiny, tmp_path, monkeypatch):
+    path, photo, seen = tmp_path / "network.json", tmp_path / "digit.png", set()
+    checkpoints.save_network(path, tiny(), digits[0])
+    Image.fromarray(digits[1].images[0, 0].numpy()).save(photo)
+    advance = MultiExitNet.advance
+
+    def look(self, hidden, k):
+        seen.add(hidden.device.type)
+        return advance(self, hidden, k)
+
+    monkeypatch.setattr(MultiExitNet, "advance", look)
+    monkeypatch.setattr(command, "default_device", lambda: device)
+    assert command.main(["evaluate", str(path)]) == 0
+    assert command.main(["predict", str(path), str(photo)]) == 0
+    analysis.analyse(path, digits[1])
+    assert seen == {device.type}
 
 
 def test_measures_take_logits_of_the_device(device, digits):

@@ -25,7 +25,7 @@ from tskd_lib import analysis, data, experiments, metrics, records, study, train
 from tskd_lib.exits import build_student
 from tskd_lib.losses import PRESETS, Objective
 from tskd_lib.recipes import Recipe
-from tskd_lib.training import evaluate
+from tskd_lib.training import evaluate, predict
 
 
 @pytest.fixture
@@ -67,6 +67,12 @@ def test_run_gives_a_row_for_every_seed_and_answer_and_keeps_the_networks(small,
     right = (logits[-1].argmax(-1) == small.test.labels).float().mean()
     assert deepest.accuracy.item() == pytest.approx(right.item())
     assert small.logits("baseline", images=small.validation).shape[1] == len(small.validation)
+    path = small.network_path("multi_exit", seed=1)
+    about = json.loads(path.read_text()) | {"mean": [0.9], "std": [0.5]}
+    path.write_text(json.dumps(about))  # as if a teacher of other images had taught it
+    scaled = dataclasses.replace(small.test, mean=(0.9,), std=(0.5,))
+    expected = predict(small.network("multi_exit", 1), scaled, "fp32")
+    assert torch.equal(small.logits("multi_exit", seed=1), expected)
     monkeypatch.setattr(experiments, "fit", None)  # what is there is not trained again
     again = small.run({"baseline": PRESETS["baseline"]}, [1, 1])
     first = results.query("method == 'baseline' and seed == 1").reset_index(drop=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import json
@@ -42,7 +43,7 @@ from .arguments import (
 )
 from .exits import build_student
 from .losses import Objective
-from .recipes import Recipe, this_process
+from .recipes import Recipe, default_device, this_process
 from .training import TrainingDiverged, evaluate
 
 EXAMPLES = """examples:
@@ -179,13 +180,14 @@ def run(
 def evaluate_network(options: argparse.Namespace) -> None:
     """Accuracy, calibration and cost of a trained network on the test images.
 
-    A row for each exit and each vote of the exits. Give the data set, and for a folder the
-    data root, that the network was trained on. Of a folder that is not divided into train and test
-    only the quarter is used that training sets aside.
+    A row for each exit and each vote of the exits. The images are those of the data set that the
+    network was trained on; for a folder give the data root. Of a folder that is not divided into
+    train and test only the quarter is used that training sets aside.
     """
     network, about = checkpoints.load_network(options.checkpoint)
     _, height, width = network.backbone.input_shape
     size = options.image_size or (height if height == width else None)
+    options.dataset = options.dataset or about["dataset"]
     _, test = load(options, size)
     if list(test.classes) != about["classes"] or test.shape != network.backbone.input_shape:
         raise data.DataError(
@@ -196,8 +198,8 @@ def evaluate_network(options: argparse.Namespace) -> None:
     record = options.checkpoint.with_suffix(".record.json")
     if record.exists() and records.read(record)["data"]["test sha256"] != test.checksum():
         print(f"tskd: these are not the test images of {record}", file=sys.stderr)
-    test = dataclasses.replace(test, mean=tuple(about["mean"]), std=tuple(about["std"]))
-    results = evaluate(network, test, options.precision)
+    test = checkpoints.as_trained(test, about)
+    results = evaluate(network.to(default_device()), test, options.precision)
     if options.json:
         print(json.dumps(results, indent=1))
         return
@@ -215,11 +217,13 @@ def predict_files(options: argparse.Namespace) -> None:
     exit that is sure enough, and the stages after it are not computed.
     """
     network, about = checkpoints.load_network(options.checkpoint)
+    network.to(default_device())
     channels, *size = network.backbone.input_shape
     rows = []
     for start in range(0, len(options.images), 256):
         paths = options.images[start : start + 256]
         pixels = data.to_tensor(files.read_images(paths, channels, tuple(size)))
+        pixels = pixels.to(default_device())
         images = data.normalise(pixels, about["mean"], about["std"])
         answer = anytime.early_exit(network, images, options.threshold, options.vote)
         confidence, classes = answer.scores.max(1)
@@ -304,7 +308,8 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=output_folder, default="runs/compare", metavar="DIR",
                      help="where everything goes (%(default)s)")  # fmt: skip
 
-    one = command("evaluate", evaluate_network, add_data, add_precision)
+    add_its_data = functools.partial(add_data, usual=None)
+    one = command("evaluate", evaluate_network, add_its_data, add_precision)
     one.add_argument("checkpoint", type=Path, help="the .json file of a trained network")
     one.add_argument("--json", action="store_true", help="print JSON")
 

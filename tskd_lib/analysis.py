@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from . import anytime, checkpoints, metrics, voting
+from . import anytime, checkpoints, metrics, recipes, voting
 from .data import Images
 from .records import RecordError, find
 from .training import predict
@@ -34,7 +35,7 @@ def analyse(
 
     Args:
         checkpoint: the `.json` file of the network.
-        test: the images.
+        test: the images; normalised as in the network's training, whatever they say.
         samples: the places of those whose answers are kept one by one.
         precision: as in `Recipe`.
         validation: images that were not trained on, to fit weights and temperatures; or None.
@@ -53,8 +54,13 @@ def analyse(
         checkpoints.CheckpointError: for a checkpoint that is missing or damaged.
     """
     network, about = checkpoints.load_network(checkpoint)
+    network.to(recipes.default_device())
+
+    def answer(images: Images) -> Tensor:
+        return predict(network, checkpoints.as_trained(images, about), precision)
+
     samples = [place for place in samples if place < len(test)]
-    logits, labels = predict(network, test, precision), test.labels
+    logits, labels = answer(test), test.labels
     names = [f"exit {k}" for k in range(1, len(logits))] + ["deepest"]
     answers = dict(zip(names, voting.probabilities(logits)))
     found = {"weights sha256": about["sha256"], "test sha256": test.checksum()}
@@ -64,7 +70,7 @@ def analyse(
         found["early exit"] = _plain(curve.to_dict("list"))
         found["diversity"] = _plain(voting.diversity(logits, labels)._asdict())
         if validation is not None:
-            known = predict(network, validation, precision)
+            known = answer(validation)
             weights = voting.fit_weights(known, validation.labels)
             fitted = voting.vote(logits, RULE, weights)
             reached = float(metrics.accuracy(fitted, labels))
@@ -119,7 +125,7 @@ def _plain(values: dict) -> dict:
     """Tensors and lists as lists of rounded numbers; None for those that are not finite."""
 
     def plain(value):
-        if isinstance(value, (list, torch.Tensor)):
+        if isinstance(value, (list, Tensor)):
             return [plain(v) for v in (value.tolist() if torch.is_tensor(value) else value)]
         if isinstance(value, float):
             return round(value, 5) if abs(value) < float("inf") else None

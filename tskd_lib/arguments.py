@@ -66,12 +66,13 @@ POSITIVE, COUNT = number(float, 0, above=True), number(int, 1)
 SEED, NOT_NEGATIVE = number(int, 0), number(float, 0)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Options that choose the images."""
+def add_data(parser: argparse.ArgumentParser, usual: str | None = "digits") -> None:
+    """Options that choose the images; where none is usual, those that a network was trained on."""
     group = parser.add_argument_group("images")
     group.add_argument(
-        "--dataset", default="digits", metavar="NAME", help=", ".join(data.NAMES) + " (digits)"
-    )
+        "--dataset", default=usual, metavar="NAME",
+        help=f"{', '.join(data.NAMES)} ({usual or 'that of its training'})",
+    )  # fmt: skip
     group.add_argument(
         "--data-root", type=Path, metavar="DIR",
         help="where downloads are kept (data); for a folder, that of the class folders, or of the "

@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -168,6 +169,21 @@ def load_network(path: Path) -> tuple[MultiExitNet, dict]:
         sizes = [len(about[key]) for key in ("classes", "mean", "std")]
         if sizes != [network.config["classes"], *[network.config["input_shape"][0]] * 2]:
             raise ValueError(f"classes, mean and std have {sizes} entries")
+        if not isinstance(about["dataset"], str):
+            raise TypeError("the name of the data set is not text")
     except Exception:  # a damaged description raises almost anything
         raise CheckpointError(f"{path}: its weights and its description do not fit") from None
     return network.eval(), about
+
+
+def as_trained(images: Images, about: dict) -> Images:
+    """The images, normalised as those that a network was trained on.
+
+    Args:
+        images: any.
+        about: of the network, from `load_network`.
+
+    Raises:
+        DataError: for images with another number of channels.
+    """
+    return replace(images, mean=tuple(about["mean"]), std=tuple(about["std"]))

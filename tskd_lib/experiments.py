@@ -89,9 +89,8 @@ def run(
                 f"{teacher_path} knows the classes {', '.join(known[:3])} ..., {train.name} has "
                 f"{', '.join(train.classes[:3])} ...: give a teacher of the same classes"
             )
-        scale = {"mean": tuple(about["mean"]), "std": tuple(about["std"])}
-        if len(scale["mean"]) == train.shape[0]:  # else `fit` says that they do not fit
-            train, test = (dataclasses.replace(images, **scale) for images in (train, test))
+        if len(about["mean"]) == train.shape[0]:  # else `fit` says that they do not fit
+            train, test = (checkpoints.as_trained(images, about) for images in (train, test))
     students = {}
     for method, objective in objectives.items():
         student = Student(_student(network, objective, train, recipe.seed), objective)

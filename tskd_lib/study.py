@@ -140,12 +140,20 @@ class Study:
 
     def network(self, method: str, seed: int = 0) -> MultiExitNet:
         """A student that `run` has trained."""
-        return checkpoints.load_network(self.folder / f"seed-{seed}" / f"{method}.json")[0]
+        return checkpoints.load_network(self.network_path(method, seed))[0]
+
+    def network_path(self, method: str, seed: int = 0) -> Path:
+        """The checkpoint of a student that `run` has trained."""
+        return self.folder / f"seed-{seed}" / f"{method}.json"
 
     def logits(self, method: str, seed: int = 0, images: data.Images | None = None) -> Tensor:
-        """What that student says of the images, by default those of the test: `[K, N, C]`."""
-        images = self.test if images is None else images
-        return predict(self.network(method, seed), images, self.student_recipe.precision)
+        """What that student says of the images, by default those of the test: `[K, N, C]`.
+
+        The images are normalised as in its training.
+        """
+        network, about = checkpoints.load_network(self.network_path(method, seed))
+        images = checkpoints.as_trained(self.test if images is None else images, about)
+        return predict(network.to(default_device()), images, self.student_recipe.precision)
 
     def ours(self) -> pd.DataFrame:
         """The results of our own runs of this problem; see `records.frame`.

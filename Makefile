@@ -66,8 +66,8 @@ lock: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" $(UPGRADE) pyproject.toml -o requirements.lock
 
-repository: $(INSTALLED)
-	$(BIN)/python scripts/set_repository.py $(URL)
+repository:
+	$(PYTHON) scripts/set_repository.py $(URL)
 
 clean:
 	rm -rf _build .venv-* .pytest_cache .ruff_cache .hypothesis build dist

@@ -93,7 +93,10 @@ def run(sentence, *command):
     """Run a command, and raise Problem with `sentence` if it fails."""
     try:
         subprocess.check_call(command)
-    except (OSError, subprocess.CalledProcessError):
+    except OSError as error:
+        sys.stderr.write("%s\n" % error)
+        raise Problem(sentence)
+    except subprocess.CalledProcessError:
         raise Problem(sentence)
 
 

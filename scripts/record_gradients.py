@@ -55,9 +55,7 @@ def main(folder: Path) -> None:
     for method in METHODS:
         for seed in SEEDS:
             learned = few.few(seed)
-            network, about = checkpoints.load_network(
-                few.folder / f"seed-{seed}" / f"{method}.json"
-            )
+            network, about = checkpoints.load_network(few.network_path(method, seed))
             new = build_student(
                 classes=len(learned.classes), input_shape=learned.shape, seed=seed, **few.student
             )

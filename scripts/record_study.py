@@ -75,12 +75,12 @@ def keep(
         samples: as in `analysis.analyse`.
     """
     ours, paths, checkpoints_of = records.COMMITTED / folder.name, [], {}
-    for path in folder.glob("teacher/*.record.json"):
+    for path in folder.glob(f"teacher/*{records.SUFFIX}"):
         if records.read(path)["experiment"] == folder.name:
             shutil.rmtree(ours / "teacher", ignore_errors=True)
             paths += path.parent.iterdir()
-    for path in sorted(folder.rglob("seed-*/*.record.json")):
-        method = path.name.removesuffix(".record.json")
+    for path in sorted(folder.rglob(f"seed-*/*{records.SUFFIX}")):
+        method = path.name.removesuffix(records.SUFFIX)
         target = ours / path.relative_to(folder)
         checkpoint = path.with_name(f"{method}.json")
         if method in analysed and checkpoint.exists():

@@ -130,14 +130,17 @@ def bench() -> str:
     def row(name: str) -> str:
         return re.sub(r", \d+ workers", "", name)  # their faster number differs
 
+    def cell(result: dict) -> str:
+        verdict = {True: ", reached", False: ", **missed**", None: ""}[result["reached"]]
+        value, near = f"{result['value']:.3f}", {"at_least": "just below", "at_most": "just above"}
+        for kind, limit in result["bar"].items():
+            if result["reached"] is False and float(value) == limit:
+                value = f"{near[kind]} {value}"
+        return f"{value} ({result['low']:.3f} to {result['high']:.3f}){verdict}"
+
     for record in machines:
         origin = record["provenance"]
-        verdict = {True: ", reached", False: ", **missed**", None: ""}
-        columns[origin["hardware"]] = {
-            row(name): f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
-            f"{verdict[r['reached']]}"
-            for name, r in record["results"].items()
-        }
+        columns[origin["hardware"]] = {row(name): cell(r) for name, r in record["results"].items()}
         lines += [
             "",
             f"{origin['hardware']}, {origin['threads']} threads, {origin['precision']}, "

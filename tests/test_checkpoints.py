@@ -301,6 +301,12 @@ def test_what_is_wrong_is_said_in_a_sentence(copied, damage, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_that_is_not_known_here_is_named(copied):
+    edit(copied, lambda about: about["network"].update(name="mine"))
+    with pytest.raises(CheckpointError, match=r"do not fit \(unknown network 'mine'; known are"):
+        load_network(copied)
+
+
 def test_weights_of_another_network_do_not_fit(copied):
     sha256 = write(copied.with_name("other.json"), {"stem.weight": torch.ones(2)}, {})
     edit(copied, lambda a: a.update(weights=f"other-{sha256[:8]}.safetensors", sha256=sha256))

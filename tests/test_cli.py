@@ -241,6 +241,15 @@ def test_train_with_other_weights(trained, tmp_path, capsys):
     checkpoints.load_network(tmp_path / "mine" / "kd.json")
 
 
+def test_images_that_have_a_left_side_are_not_flipped(tmp_path):
+    folder = class_folders(tmp_path / "letters")
+    arguments = ["train", *SMALL, "--dataset", "folder", "--data-root", folder]
+    for name, more in (("as usual", []), ("not", ["--no-flip"])):
+        assert run(*arguments, *more, "--out", tmp_path / name) == 0
+        record = records.read(tmp_path / name / "baseline.record.json")
+        assert record["configuration"]["recipe"]["augment"]["flip"] == (name == "as usual")
+
+
 def test_a_folder_of_images_all_the_way(tmp_path, capsys):
     folder = class_folders(tmp_path / "photos", classes=3)
     images = ["--dataset", "folder", "--data-root", folder]
@@ -485,6 +494,7 @@ BAD_OPTIONS = [
     ("evaluate NETWORK --dataset mnist", "unknown data set 'mnist'"),
     ("train --data-root TMP", "digits are embedded and have no --data-root: give --dataset"),
     ("evaluate NETWORK --data-root TMP", "digits are embedded and have no --data-root"),
+    ("train --dataset folder", "a folder of images needs --data-root"),
     ("train --dataset folder --data-root TMP/none", "TMP/none cannot be read .*expected a folder"),
     ("train --dataset folder --data-root PHOTO", "PHOTO cannot be read .*expected a folder"),
     ("compare --dataset folder --data-root TMP", "TMP needs a folder of images for each"),

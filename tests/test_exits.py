@@ -158,9 +158,26 @@ def test_branches_end_at_the_resolution_of_the_deepest_map(name):
         branch[-2].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-1]))
     network(torch.randn(1, *SHAPE))
     deepest = networks.feature_shapes(network.backbone)[-1][-1]
-    rounded_up = name == "alexnet"  # its pools round down: 7 to 3, and a branch 7 to 4 to 2
+    rounded_up = name == "alexnet"  # its pools round down, 15 to 7 to 3; a branch up, to 8, to 4
     assert len(seen) == len(network.exits) - 1
     assert all(abs(size - deepest) <= rounded_up for size in seen)
+
+
+@pytest.mark.parametrize(
+    "name, size, halvings",
+    [
+        ("resnet10", 32, [3, 2, 1]),
+        ("resnet10", 9, [3, 2, 1]),  # 9, 5, 3, 2: strides round up
+        ("alexnet", 32, [2, 1, 1, 1]),  # 15, 7, 7, 7, 3: pools round down
+        ("vgg11", 48, [4, 3, 2, 1]),  # 24, 12, 6, 3, 1
+    ],
+)
+def test_branches_halve_as_often_as_the_stages_after_them(name, size, halvings):
+    network = build_student(name, 7, (3, size, size), width=0.125, strength="residual")
+    found = [
+        sum(isinstance(m, networks.ResidualBlock) for m in branch) for branch in network.branches
+    ]
+    assert found == halvings
 
 
 def test_a_branch_halves_as_often_as_the_backbone():

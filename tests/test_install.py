@@ -131,6 +131,12 @@ def test_full_disk_is_named_before_anything_is_made(monkeypatch, capsys, tmp_pat
     assert not (tmp_path / ".venv").exists()
 
 
+def test_a_program_that_cannot_be_started_is_named(capsys, tmp_path):
+    with pytest.raises(install.Problem, match="it failed"):
+        install.run("it failed", str(tmp_path / "no-python"))
+    assert "no-python" in capsys.readouterr().err
+
+
 def test_a_user_without_a_home_needs_no_room_there(monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: "/nonexistent")
     monkeypatch.setattr(install, "INSTALLED", 0)

@@ -361,6 +361,12 @@ def test_provenance_says_what_ran_on_what(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/bin/tskd", "train", "--out=/somewhere/my runs", "/x"])
     found = records.provenance(torch.device("cpu"), 2, "bf16")
     assert found["command"] == "tskd train '--out=my runs' x"
+    monkeypatch.setattr(
+        "sys.argv", ["tskd", "train", "--out", "/some/where/", "--data-root=C:\\p\\"]
+    )
+    assert records.provenance(torch.device("cpu"), 1, "fp32")["command"] == (
+        "tskd train --out where --data-root=p"
+    )
     monkeypatch.setattr("sys.argv", ["/lib/tskd_lib/__main__.py", "bench"])  # python -m tskd_lib
     assert records.provenance(torch.device("cpu"), 1, "fp32")["command"] == "tskd bench"
     assert torch.__version__.startswith(found["versions"]["torch"])

@@ -79,6 +79,11 @@ def test_run_gives_a_row_for_every_seed_and_answer_and_keeps_the_networks(small,
     pd.testing.assert_frame_equal(again, first)
 
 
+def test_nothing_to_run_is_a_sentence(small):
+    with pytest.raises(ValueError, match="at least one objective and one seed"):
+        small.run({"baseline": PRESETS["baseline"]}, seeds=[])
+
+
 def test_students_side_by_side_are_those_of_one_process(small, monkeypatch):
     class Own(Objective):  # a class that no other process can import
         pass
@@ -156,6 +161,8 @@ def test_yours_against_ours_by_hand(small, monkeypatch):
         True,
     ]
     assert not small.against_ours(results([0.5, 0.5])).inside.any()
+    monkeypatch.setattr(study.Study, "ours", lambda self: results([0.91]))
+    assert small.against_ours(results([0.90, 0.94])).empty  # one seed of ours bounds nothing
 
 
 def test_unknown_profile_names_the_known_ones():

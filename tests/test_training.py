@@ -423,7 +423,9 @@ def test_statistics_that_are_not_finite_are_never_saved(digits, tiny, tmp_path):
     "settings, message",
     [
         ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
         ({"batch_size": -1}, "batch_size must be positive"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
         ({"momentum": -0.1}, "momentum must not be negative"),
         ({"clip": 0.0}, "clip must be positive"),
@@ -452,6 +454,12 @@ def test_what_does_not_fit_together_is_said(digits, tiny):
         fit_quietly(student, train, RECIPE, teacher=large)
     with pytest.raises(ValueError, match="no images"):
         fit_quietly(student, train.subset([]), RECIPE, teacher=tiny("deepest"))
+    alone = {"mine": Student(tiny("deepest"), PRESETS["baseline"])}
+    coloured = dataclasses.replace(train, images=train.images.expand(-1, 3, -1, -1),
+                                   mean=train.mean * 3, std=train.std * 3)  # fmt: skip
+    for wrong, said in ((train.subset([]), "got 0 of 10"), (coloured, r"of \(3, 16, 16\)")):
+        with pytest.raises(ValueError, match=f"validation needs images of 10 classes .* {said}"):
+            fit_quietly(alone, train, RECIPE, validation=wrong)
 
 
 def training_backbone(classes=10, channels=1, size=16):
@@ -472,5 +480,7 @@ def test_auto_precision_follows_the_device(monkeypatch):
     assert recipes.choose_precision("auto", cpu) == "fp32"
     with pytest.raises(ValueError, match="fp16 is for GPUs: on a CPU take the precision bf16"):
         recipes.choose_precision("fp16", cpu)
+    with pytest.raises(ValueError, match="unknown precision 'bfloat16'; known are"):
+        recipes.choose_precision("bfloat16", cpu)
     assert recipes.choose_precision("fp16", torch.device("cuda")) == "fp16"
     assert recipes.choose_precision("auto", torch.device("mps")) == "fp32"

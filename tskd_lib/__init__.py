@@ -1,9 +1,6 @@
 """TSKD: teacher-student collaborative knowledge distillation with multi-exit students.
 
-The modules, each of which uses only those before it: `files`, `data`, `networks`, `exits`,
-`losses`, `voting`, `anytime`, `metrics`, `checkpoints`, `recipes`, `training`, `records`, `report`,
-`analysis`, `experiments`, `progress`, `study`, `theme`, `plots`, `pictures`, `widgets`, `explorer`,
-`timing`, `bench`, `arguments`. Each is loaded when it is first used.
+Each module uses only those before it in `__all__`, and is loaded when it is first used.
 """
 
 import importlib

@@ -56,7 +56,8 @@ EXAMPLES = """examples:
 Every command explains itself: tskd compare --help. An interrupted training goes on from the
 last epoch that is on disk when the same command is given again."""
 METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targets), multi_exit
-(exits after every stage), byot (and the deepest exit teaches the others), tskd (all of it)"""
+(exits after every stage), byot (be your own teacher: and the deepest exit teaches the others),
+tskd (all of it)"""
 GOES_ON = "; the same command goes on from the last epoch on disk, if there is one"
 NO_MEMORY = "there is not enough memory; choose a smaller network, batch or image size"
 SHOW = {
@@ -132,6 +133,8 @@ def load(options: argparse.Namespace, image_size: int | None) -> tuple[data.Imag
             "the digits are embedded and have no --data-root: give --dataset too, "
             "for example --dataset folder"
         )
+    if options.dataset == "folder" and not options.data_root:
+        raise ValueError("a folder of images needs --data-root, where its class folders are")
     return data.load(options.dataset, options.data_root or "data", image_size)
 
 
@@ -160,6 +163,9 @@ def run(
     teacher: Path | None = None,
 ) -> list[dict]:
     """One call of `experiments.run` with the recipe of the options."""
+    augment = data.default_augment(train)
+    if options.no_flip:
+        augment = dataclasses.replace(augment, flip=False)
     recipe = Recipe(
         epochs=epochs,
         batch_size=options.batch_size,
@@ -167,7 +173,7 @@ def run(
         weight_decay=options.weight_decay,
         schedule=options.schedule,
         clip=options.clip,
-        augment=data.default_augment(train),
+        augment=augment,
         precision=options.precision,
         compile=options.compile,
         seed=seed,
@@ -195,7 +201,7 @@ def evaluate_network(options: argparse.Namespace) -> None:
             f"{network.backbone.input_shape}, {test.name} has {len(test.classes)} of "
             f"{test.shape}; choose the data set that it was trained on"
         )
-    record = options.checkpoint.with_suffix(".record.json")
+    record = options.checkpoint.with_suffix(records.SUFFIX)
     if record.exists() and records.read(record)["data"]["test sha256"] != test.checksum():
         print(f"tskd: these are not the test images of {record}", file=sys.stderr)
     test = checkpoints.as_trained(test, about)

@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import anytime, checkpoints, metrics, recipes, voting
+from . import anytime, checkpoints, metrics, recipes, records, voting
 from .data import Images
-from .records import RecordError, find
 from .training import predict
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, anytime.NEVER)
@@ -41,17 +40,20 @@ def analyse(
         validation: images that were not trained on, to fit weights and temperatures; or None.
 
     Returns:
-        "weights sha256" and "test sha256", and then: "early exit", the columns of
-        `anytime.curve` at `THRESHOLDS`; "calibration", for each exit and the vote the bins of
-        `metrics.calibration`; "diversity", the matrices of `voting.diversity`; "fitted vote", the
-        weights of `voting.fit_weights` and what the vote reaches on the test images with them;
+        "weights sha256" and "test sha256"; "calibration", for each exit and the vote the bins of
+        `metrics.calibration`; "samples", for each exit and the vote the "class" and "confidence"
+        of every sample, after their "place". Where there are several exits also "early exit", the
+        columns of `anytime.curve` at `THRESHOLDS`, and "diversity", the matrices of
+        `voting.diversity`; and with validation images "fitted vote", the weights of
+        `voting.fit_weights` and what the vote reaches on the test images with them, and
         "calibrated", the temperature of each exit by `metrics.fit_temperature`, and with it the
-        NLL and the mean `voting.ambiguity` of the exits on the test images; "samples", for each
-        exit and the vote the "class" and "confidence" of every sample, after their "place".
-        Exits and vote are named as in `records.answers`.
+        NLL and the mean `voting.ambiguity` of the exits on the test images. Exits and vote are
+        named as in `records.answers`.
 
     Raises:
         checkpoints.CheckpointError: for a checkpoint that is missing or damaged.
+        files.DataError: for images with another number of channels.
+        ValueError: for a precision that is unknown or not for this device.
     """
     network, about = checkpoints.load_network(checkpoint)
     network.to(recipes.default_device())
@@ -97,7 +99,7 @@ def analyse(
 def write(found: dict, record: Path) -> None:
     """Keep an analysis beside the record of the same run."""
     content = json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n"
-    path = str(record).removesuffix(".record.json") + SUFFIX
+    path = str(record).removesuffix(records.SUFFIX) + SUFFIX
     checkpoints.write_atomically(Path(path), content.encode())
 
 
@@ -105,19 +107,19 @@ def read_all(folder: Path) -> dict[str, dict]:
     """Every analysis below a folder, by the digest of the weights that it is of.
 
     Raises:
-        RecordError: where there is none, or one or a folder cannot be read.
+        records.RecordError: where there is none, or one or a folder cannot be read.
     """
     found = {}
-    for path in find(folder, SUFFIX, "analyses"):
+    for path in records.find(folder, SUFFIX, "analyses"):
         try:
             one = json.loads(path.read_text("utf-8"))
             found[one["weights sha256"]] = one
         except OSError as error:
-            raise RecordError(f"{path} cannot be read ({error.strerror})") from None
+            raise records.RecordError(f"{path} cannot be read ({error.strerror})") from None
         except ValueError:
-            raise RecordError(f"{path} is not JSON") from None
+            raise records.RecordError(f"{path} is not JSON") from None
         except (KeyError, TypeError):
-            raise RecordError(f"{path} is not an analysis") from None
+            raise records.RecordError(f"{path} is not an analysis") from None
     return found
 
 

@@ -46,7 +46,9 @@ def weight(text: str) -> tuple[str, float]:
 def output_folder(text: str) -> Path:
     """A converter for argparse: a folder that can be written to, or made."""
     path = Path(text)
-    there = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+    there = next((p for p in (path, *path.absolute().parents) if os.path.exists(p)), None)
+    if there is None:
+        raise argparse.ArgumentTypeError(f"{path} cannot be made; give another folder")
     if not os.path.isdir(there):
         raise argparse.ArgumentTypeError(f"{there} is a file; give a folder")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -115,6 +117,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                        help="of the learning rate (%(default)s)")  # fmt: skip
     group.add_argument("--clip", type=POSITIVE, metavar="NORM",
                        help="largest norm of the gradient (no limit)")  # fmt: skip
+    group.add_argument("--no-flip", action="store_true",
+                       help="mirror no training images, as for letters or signs")  # fmt: skip
     group.add_argument("--compile", action="store_true",
                        help="use torch.compile, which pays on long runs only")  # fmt: skip
 
@@ -122,7 +126,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """The option of numerical precision."""
     parser.add_argument("--precision", choices=PRECISIONS, default="auto",
-                        help="auto is bf16 where the hardware has it")  # fmt: skip
+                        help="auto: bf16 where the hardware has it, fp16 on older "
+                        "NVIDIA cards, else fp32")  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

@@ -78,6 +78,9 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict) -> str:
 
     Returns:
         The weights' SHA-256.
+
+    Raises:
+        OSError: where that fails, as on a full disk; an earlier checkpoint is then as it was.
     """
     content = serialise(tensors)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -171,8 +174,11 @@ def load_network(path: Path) -> tuple[MultiExitNet, dict]:
             raise ValueError(f"classes, mean and std have {sizes} entries")
         if not isinstance(about["dataset"], str):
             raise TypeError("the name of the data set is not text")
-    except Exception:  # a damaged description raises almost anything
-        raise CheckpointError(f"{path}: its weights and its description do not fit") from None
+    except Exception as error:  # a damaged description raises almost anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"{path}: its weights and its description do not fit ({reason})"
+        ) from None
     return network.eval(), about
 
 

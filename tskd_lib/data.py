@@ -348,7 +348,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised images `[B, C, H, W]` and labels `[B]`, once through the data.
 
-    The batches are of nearly equal size, so none is too small for batch norm. Several
+    The batches are of nearly equal size, so the last is not too small for batch norm. Several
     processes share each batch: process `rank` of `world` gets every `world`-th image of it. All
     get equally many, so that each image counts the same; up to `world - 1` of a batch are left out.
 

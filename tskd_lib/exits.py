@@ -7,9 +7,8 @@ turns that into logits. The tensors of all exits are stacked, exits first: `[K, 
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -82,7 +81,7 @@ def exit_branch(inputs: int, outputs: int, halvings: int, strength: str = "byot"
     channels = [round(inputs * (outputs / inputs) ** (i / steps)) for i in range(steps + 1)]
     stride = 2 if halvings else 1
     layers: list[nn.Module] = []
-    for narrow, wide in pairwise(channels):
+    for narrow, wide in itertools.pairwise(channels):
         if strength == "separable":
             layers += separable(narrow, wide, stride)
         elif strength == "byot":
@@ -90,6 +89,11 @@ def exit_branch(inputs: int, outputs: int, halvings: int, strength: str = "byot"
         else:
             layers.append(ResidualBlock(narrow, wide, stride))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _halvings(before: int, after: int) -> int:
+    """How often a size is halved, rounding up or down, to get from one to the other."""
+    return next(n for n in itertools.count() if before >> n <= after)
 
 
 class MultiExitNet(nn.Module):
@@ -140,11 +144,12 @@ class MultiExitNet(nn.Module):
         self.detach = detach
         width, classes = backbone.classifier.in_features, backbone.classifier.out_features
         shapes = feature_shapes(backbone)
+        heights = [height for _, height, _ in shapes]
+        halvings = [_halvings(*pair) for pair in itertools.pairwise(heights)]
         branches, classifiers = [], []
         for stage in self.exits[:-1]:
-            channels, height, _ = shapes[stage - 1]
-            halvings = math.ceil(math.log2(height / shapes[-1][1]))
-            branches.append(exit_branch(channels, width, halvings, strength))
+            channels, left = shapes[stage - 1][0], sum(halvings[stage - 1 :])
+            branches.append(exit_branch(channels, width, left, strength))
             initialise(branches[-1])
             classifiers.append(nn.Linear(width, classes))
         self.branches = nn.ModuleList(branches)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -72,11 +73,12 @@ def run(
     """
     folder = Path(folder)
     for method in objectives:
-        if Path(method).name != method:
+        if not method or re.search(r'[<>:"/\\|?*]', method):
             raise ValueError(
-                f"got the method {method!r}: its name becomes that of a file, so use no /"
+                f"got the method {method!r}: its name becomes that of a file, so use none of "
+                '<>:"/\\|?*'
             )
-    paths = {method: folder / f"{method}.record.json" for method in objectives}
+    paths = {method: folder / f"{method}{records.SUFFIX}" for method in objectives}
     state = state_path(folder, objectives)
     started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
     teacher, digest = None, None
@@ -135,7 +137,7 @@ def run(
 
 def state_path(folder: Path, methods: Iterable[str]) -> Path:
     """Where the state of these methods is while they train side by side in a folder."""
-    digest = hashlib.sha256("\n".join(methods).encode()).hexdigest()[:8]
+    digest = hashlib.sha256("\n".join(sorted(methods)).encode()).hexdigest()[:8]
     return Path(folder) / f"unfinished-{digest}" / "state.json"
 
 
@@ -147,7 +149,7 @@ def epochs_done(folder: Path, methods: Collection[str], recipe: Recipe) -> dict[
         started = {}
     return {
         method: recipe.epochs
-        if (Path(folder) / f"{method}.record.json").exists()
+        if (Path(folder) / f"{method}{records.SUFFIX}").exists()
         else len(started.get(method, ()))
         for method in methods
     }

@@ -3,10 +3,11 @@
 Every method of the book is one sum with different weights. With exits i = 1..K, logits z_i,
 features f_i, teacher logits z_t, labels y, softmax p at temperature T and stop-gradient sg::
 
-    L = sum_i      [ label * CE(z_i, y) + teacher * T^2 * KL(p(z_t) || p(z_i)) ]
+    L = sum_i      [ label_i * CE(z_i, y) + teacher * T^2 * KL(p(z_t) || p(z_i)) ]
       + sum_{i<K}  [ self_ * T^2 * KL(sg p(z_K) || p(z_i)) + feature * mean ||f_i - sg f_K||^2 ]
 
-Targets never carry a gradient, and everything is computed in at least single precision.
+Here label_i is `label`, and at the deepest exit `label_deepest`. Targets never carry a gradient,
+and everything is computed in at least single precision.
 """
 
 from __future__ import annotations

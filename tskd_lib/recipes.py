@@ -53,18 +53,24 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
         for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("momentum", "weight_decay"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive, got {self.clip}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}; known are {SCHEDULES}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; known are {PRECISIONS}")
+        _check_known("schedule", self.schedule, SCHEDULES)
+        _check_known("precision", self.precision, PRECISIONS)
+
+
+def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}; known are {known}")
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -81,8 +87,9 @@ def choose_precision(precision: str, device: torch.device) -> str:
     """The precision that "auto" stands for on this device; any other as it is.
 
     Raises:
-        ValueError: for fp16 on a CPU, which trains in it no faster.
+        ValueError: for an unknown one, and for fp16 on a CPU, which trains in it no faster.
     """
+    _check_known("precision", precision, PRECISIONS)
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("fp16 is for GPUs: on a CPU take the precision bf16, fp32 or auto")
     if precision != "auto":

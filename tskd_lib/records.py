@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMMITTED = Path(__file__).parent / "runs"
+SUFFIX = ".record.json"
 
 
 class RecordError(Exception):
@@ -177,7 +178,7 @@ def read_all(folder: Path = COMMITTED) -> list[dict]:
     Raises:
         RecordError: where there is none, one is broken, or a folder cannot be read.
     """
-    return [read(path) for path in find(folder, ".record.json", "records")]
+    return [read(path) for path in find(folder, SUFFIX, "records")]
 
 
 def find(folder: Path, suffix: str, what: str) -> list[Path]:
@@ -276,7 +277,8 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
     status = _git("status", "--porcelain") if ours else None
     packages = ("torch", "torchvision", "accelerate", "numpy")
     versions = {name: metadata.version(name) for name in packages}
-    command = [re.sub(r"(^|=)(/|[A-Za-z]:[\\/])(.*[\\/])?", r"\1", part) for part in sys.argv]
+    command = [part.rstrip("/\\") for part in sys.argv]
+    command = [re.sub(r"(^|=)(/|[A-Za-z]:[\\/])(.*[\\/])?", r"\1", part) for part in command]
     program = os.path.basename(command[0])
     program = "tskd" if program == "__main__.py" else program  # python -m tskd_lib
     from . import __version__

@@ -166,6 +166,7 @@ class Study:
     def against_ours(self, results: pd.DataFrame) -> pd.DataFrame:
         """Your accuracy beside ours, in percent: a row for each method and answer in both.
 
+        Left out is what has a single seed of ours, such as the teacher.
         "low" and "high" bound where the mean of as many new seeds as yours lies in 95 of 100
         cases, if they are run as ours were (`metrics.prediction`); "inside" says if yours does.
         """
@@ -176,7 +177,7 @@ class Study:
 
         ours, rows = dict(list(by_answer(self.ours()))), {}
         for key, values in by_answer(results):
-            if key in ours:
+            if len(ours.get(key, ())) > 1:
                 low, high = metrics.prediction(ours[key], len(values))
                 mean = values.mean()
                 rows[key] = [mean, ours[key].mean(), low, high, low <= mean <= high]
@@ -197,8 +198,16 @@ def run_jobs(jobs: Sequence[Mapping]) -> pd.DataFrame:
 
     On a CPU every core has a job of its own, because steps this small gain nothing from a second
     thread.
+
+    Raises:
+        ValueError: where there is no job.
+        concurrent.futures.BrokenExecutor: where a worker was killed, as for lack of memory.
+        Exception: as `experiments.run`.
     """
     from joblib import Parallel, parallel_config
+
+    if not jobs:
+        raise ValueError("there is nothing to run: give at least one objective and one seed")
 
     workers = min(len(jobs), cores())
     with parallel_config("loky", inner_max_num_threads=1):

@@ -88,7 +88,7 @@ def fit(
         TrainingDiverged: for a loss that is not finite.
         checkpoints.CheckpointError: for a state that is damaged or of other settings.
     """
-    _check_fit(students, data, teacher)
+    _check_fit(students, data, teacher, validation)
     accelerator = make_accelerator(recipe.precision)
     steps_an_epoch = -(-len(data) // recipe.batch_size)
     if len(data) // steps_an_epoch < accelerator.num_processes:
@@ -154,13 +154,20 @@ def pace(
 
 
 def _callers_draws(device: torch.device):
-    """A context after which random numbers go on as if nothing had been drawn in it."""
+    """A context after which the CPU's and this device's random numbers go on as if not drawn."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
-def _check_fit(students, data: Images, teacher: MultiExitNet | None) -> None:
+def _check_fit(students, data, teacher, validation) -> None:
     if not len(data):
         raise ValueError(f"{data.name}: there are no images to train on")
+    if validation is not None:
+        known, other = ((len(images.classes), images.shape) for images in (data, validation))
+        if not len(validation) or known != other:
+            raise ValueError(
+                f"validation needs images of {known[0]} classes and of the shape {known[1]} as in "
+                f"training, got {len(validation)} of {other[0]} classes and of {other[1]}"
+            )
     networks = {f"student {name!r}": s.network for name, s in students.items()}
     if teacher is not None:
         networks["teacher"] = teacher

@@ -12,16 +12,28 @@ from pathlib import Path
 
 import pandas as pd
 import record_cifar
+import record_strong
+import record_why
 
 from tskd_lib import metrics, records, timing
 from tskd_lib.losses import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "book" / "welcome.md", ROOT / "book" / "protocol.md")
+VOTE = "vote probability"
 OUTCOMES = {  # what the rules of the large comparison ask
-    "vote of tskd over kd": (("tskd", "vote probability"), ("kd", "deepest")),
-    "vote of tskd over vote of byot": (("tskd", "vote probability"), ("byot", "vote probability")),
+    "vote of tskd over kd": (("tskd", VOTE), ("kd", "deepest")),
+    "vote of tskd over vote of byot": (("tskd", VOTE), ("byot", VOTE)),
     "exit 1 of tskd over exit 1 of multi_exit": (("tskd", "exit 1"), ("multi_exit", "exit 1")),
+}
+STRONG, WIDE = record_why.methods(record_strong.ARMS)
+EXPECTED = {  # of strong branches with all images, written before the runs
+    "vote of strong tskd over its deepest exit": (
+        (STRONG, VOTE),
+        (STRONG, "deepest"),
+    ),
+    "vote of strong tskd over kd": ((STRONG, VOTE), ("kd", "deepest")),
+    "wider kd over vote of strong tskd": ((WIDE, "deepest"), (STRONG, VOTE)),
 }
 WITHIN = 0.85  # of the benchmark's speed
 READING = 150  # words a minute, with formulas and code
@@ -99,26 +111,39 @@ def search() -> str:
 
 
 def outcomes() -> str:
-    """The three differences of the large comparison, in points, and which of them show.
+    """The three differences of the large comparison."""
+    return differences(OUTCOMES, record_cifar.NAME)
 
-    Where the interval lies below zero, the opposite of the claim shows.
+
+def expected() -> str:
+    """What was expected of strong branches with all images."""
+    return differences(EXPECTED, record_cifar.NAME, record_strong.NAME)
+
+
+def differences(pairs: dict, *experiments: str) -> str:
+    """Paired differences in points, and which of them show.
+
+    Where the interval lies below zero, the opposite of the claim shows. One seed has no interval.
     """
-    found = records.frame(records.read_all(records.COMMITTED / record_cifar.NAME))
-    accuracy, rows = 100 * found.pivot_table("accuracy", ["method", "answer"], "seed"), {}
-    for name, (ours, theirs) in OUTCOMES.items():
+    found = [r for name in experiments for r in records.read_all(records.COMMITTED / name)]
+    accuracy = 100 * records.frame(found).pivot_table("accuracy", ["method", "answer"], "seed")
+    rows = {}
+    for name, (ours, theirs) in pairs.items():
         seeds = (accuracy.loc[ours] - accuracy.loc[theirs]).dropna()
-        gain = metrics.paired(accuracy.loc[ours, seeds.index], accuracy.loc[theirs, seeds.index])
-        clear = {"shows": gain.t_low * gain.t_high > 0}
-        clear["by Bonferroni"] = clear["shows"] and gain.p < 0.05 / len(OUTCOMES)
-        yes = "yes" if gain.mean > 0 else "the opposite"
-        rows[name] = {
-            **{f"seed {seed}": f"{points:+.2f}" for seed, points in seeds.items()},
-            "mean": f"{gain.mean:+.2f}",
-            "95 % interval": f"{gain.t_low:+.2f} to {gain.t_high:+.2f}",
-            "p": f"{gain.p:.4f}",
-            **{question: yes if answer else "no" for question, answer in clear.items()},
-        }
-    return records.markdown(pd.DataFrame(rows).T.rename_axis("difference", axis=0))
+        row = {f"seed {seed}": f"{points:+.2f}" for seed, points in seeds.items()}
+        row["mean"] = f"{seeds.mean():+.2f}"
+        if len(seeds) > 1:
+            gain = metrics.paired(
+                accuracy.loc[ours, seeds.index], accuracy.loc[theirs, seeds.index]
+            )
+            clear = {"shows": gain.t_low * gain.t_high > 0}
+            clear["by Bonferroni"] = clear["shows"] and gain.p < 0.05 / len(pairs)
+            yes = "yes" if gain.mean > 0 else "the opposite"
+            row["95 % interval"] = f"{gain.t_low:+.2f} to {gain.t_high:+.2f}"
+            row["p"] = f"{gain.p:.4f}"
+            row |= {question: yes if answer else "no" for question, answer in clear.items()}
+        rows[name] = row
+    return records.markdown(pd.DataFrame(rows).T.fillna("").rename_axis("difference", axis=0))
 
 
 def bench() -> str:
@@ -211,6 +236,7 @@ TABLES = {
     "results": results,
     "search": search,
     "outcomes": outcomes,
+    "expected": expected,
     "bench": bench,
     "chapters": chapters,
 }

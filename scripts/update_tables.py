@@ -28,10 +28,7 @@ OUTCOMES = {  # what the rules of the large comparison ask
 }
 STRONG, WIDE = record_why.methods(record_strong.ARMS)
 EXPECTED = {  # of strong branches with all images, written before the runs
-    "vote of strong tskd over its deepest exit": (
-        (STRONG, VOTE),
-        (STRONG, "deepest"),
-    ),
+    "vote of strong tskd over its deepest exit": ((STRONG, VOTE), (STRONG, "deepest")),
     "vote of strong tskd over kd": ((STRONG, VOTE), ("kd", "deepest")),
     "wider kd over vote of strong tskd": ((WIDE, "deepest"), (STRONG, VOTE)),
 }

@@ -200,9 +200,7 @@ def run_jobs(jobs: Sequence[Mapping]) -> pd.DataFrame:
     thread.
 
     Raises:
-        ValueError: where there is no job.
-        concurrent.futures.BrokenExecutor: where a worker was killed, as for lack of memory.
-        Exception: as `experiments.run`.
+        ValueError: where there is no job; for the rest see `experiments.run`.
     """
     from joblib import Parallel, parallel_config
 

@@ -1,5 +1,6 @@
 """The command line: it does what the library does, and says what is wrong in one sentence."""
 
+import argparse
 import dataclasses
 import errno
 import hashlib
@@ -33,6 +34,7 @@ from tskd_lib import (
     training,
 )
 from tskd_lib.__main__ import main
+from tskd_lib.arguments import output_folder
 
 COMMANDS = ("train", "compare", "evaluate", "predict", "bench", "report")
 SMALL = "--network resnet8 --strength separable --width 0.25 --batch-size 25 --precision fp32"
@@ -239,6 +241,12 @@ def test_train_with_other_weights(trained, tmp_path, capsys):
     assert (record["seed"], record["experiment"], record["method"]) == (7, "mine", "kd")
     assert {"label", "teacher"} <= set(record["curve"][0])
     checkpoints.load_network(tmp_path / "mine" / "kd.json")
+
+
+def test_a_drive_that_is_not_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+    with pytest.raises(argparse.ArgumentTypeError, match="mine cannot be made; give another"):
+        output_folder("mine")
 
 
 def test_images_that_have_a_left_side_are_not_flipped(tmp_path):

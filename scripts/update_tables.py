@@ -170,9 +170,10 @@ def bench() -> str:
         ]
     wanted = {
         row(name): "".join(f"{k.replace('_', ' ')} {limit:g}" for k, limit in r["bar"].items())
-        for name, r in machines[-1]["results"].items()
+        for record in machines
+        for name, r in record["results"].items()
     }
-    table = pd.DataFrame({"wanted": wanted, **columns})
+    table = pd.DataFrame({"wanted": wanted, **columns}).reindex(wanted).fillna("")
     table = records.markdown(table.rename_axis("median (rounds) of one run, in turns"))
     return "\n".join([table, *lines, "", large_speed(machines)])
 

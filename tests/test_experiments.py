@@ -226,9 +226,10 @@ def test_a_method_of_the_readers_own_is_told_from_the_preset_it_grew_from(tmp_pa
         experiments.run(tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False)
 
 
-def test_a_method_whose_name_would_be_a_folder_is_refused(tmp_path, digits):
-    with pytest.raises(ValueError, match="'kd width=24/64': its name becomes that of a file"):
-        objectives = {"kd width=24/64": PRESETS["baseline"]}
+@pytest.mark.parametrize("name", ["kd width=24/64", "kd.record", "kd.analysis", ""])
+def test_a_method_whose_name_no_file_can_have_is_refused(tmp_path, digits, name):
+    with pytest.raises(ValueError, match=f"'{name}': its name becomes that of a file"):
+        objectives = {name: PRESETS["baseline"]}
         experiments.run(tmp_path, "test", objectives, NETWORK, *digits, RECIPE, progress=False)
     assert not list(tmp_path.iterdir())
 

@@ -73,10 +73,10 @@ def run(
     """
     folder = Path(folder)
     for method in objectives:
-        if not method or re.search(r'[<>:"/\\|?*]', method):
+        if not method or re.search(r'[<>:"/\\|?*]|\.(record|analysis)$', method):
             raise ValueError(
                 f"got the method {method!r}: its name becomes that of a file, so use none of "
-                '<>:"/\\|?*'
+                '<>:"/\\|?* and neither .record nor .analysis at its end'
             )
     paths = {method: folder / f"{method}{records.SUFFIX}" for method in objectives}
     state = state_path(folder, objectives)
@@ -188,14 +188,14 @@ def _there(
     caller: int, builders: Mapping, rules: Mapping, function: Callable, args: tuple, kwargs: dict
 ):
     if os.getppid() == caller:
-        _end_with(caller)
+        end_with(caller)
     networks.BUILDERS.update(builders)
     voting.RULES.update(rules)
     return function(*args, **kwargs)
 
 
 @functools.cache
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process soon after its parent ended.
 
     A killed command or kernel would leave trainings behind, beside those of its next start.

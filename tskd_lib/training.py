@@ -74,7 +74,7 @@ def fit(
         validation: where given, each exit's accuracy on it is noted after every epoch.
         folder: where given, the state is kept there as `state.json`, after an epoch and at most
             every `SAVE_EVERY` seconds, and a run of the same settings goes on from it.
-        progress: show a progress bar on stderr.
+        progress: show a progress bar on stderr, with device and precision.
 
     Returns:
         For each student one dict an epoch: "epoch" from 1, "lr", the number of "images", the
@@ -260,7 +260,8 @@ class Run:
                 if len(sums) == 1:  # room for all its terms
                     shown = {term: v for term, v in sums[name].items() if term != "train accuracy"}
                 shown = {key: f"{float(value) / (step + 1):.3f}" for key, value in shown.items()}
-                bar.set_description(f"epoch {epoch}/{recipe.epochs}", refresh=False)
+                where = f"{accelerator.device.type} {self.settings['precision']}"
+                bar.set_description(f"{where}, epoch {epoch}/{recipe.epochs}", refresh=False)
                 bar.set_postfix(shown, refresh=False)
         means = {
             name: {

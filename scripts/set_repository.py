@@ -39,14 +39,18 @@ def repository_files(root: Path) -> list[Path]:
 
 
 def mentions(owner: str, name: str) -> re.Pattern:
-    """Return what finds each way in which the files write an address."""
-    address = f"{re.escape(owner)}(/|\\.github\\.io/){re.escape(name)}"
-    return re.compile(rf"(?<![\w-]){address}(?![\w-])")
+    """Return what finds each way in which the files write an address; that of Pages is lower."""
+    site = re.escape(owner.lower()) + r"\.github\.io"
+    return re.compile(rf"(?<![\w-])(?:{re.escape(owner)}|({site}))/{re.escape(name)}(?![\w-])")
 
 
 def change(root: Path, owner: str, name: str) -> list[Path]:
     """Write the new address in every file that has the old one, and return those files."""
     old, changed = mentions(*current(root)), []
+
+    def new(found: re.Match) -> str:
+        return f"{owner.lower()}.github.io/{name}" if found[1] else f"{owner}/{name}"
+
     files = repository_files(root)
     # _config.yml last: an interrupted change is found and finished by the next
     for path in sorted(files, key=lambda path: path.name == "_config.yml"):
@@ -54,7 +58,7 @@ def change(root: Path, owner: str, name: str) -> list[Path]:
             before = path.read_bytes().decode("utf-8")
         except UnicodeDecodeError:
             continue
-        after = old.sub(rf"{owner}\g<1>{name}", before)
+        after = old.sub(new, before)
         if after != before:
             path.write_bytes(after.encode("utf-8"))
             changed.append(path)

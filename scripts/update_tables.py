@@ -75,7 +75,7 @@ def experiment(name: str) -> str:
             "",
             f"Made with {made}{apart} on "
             f"{' and '.join(hardware)}, threads: {origin['threads']}, {origin['precision']}. "
-            f"Training steps, images/s, median: "
+            f"A student's own steps, without batches and teacher, images/s, median: "
             f"{', '.join(f'{m} {rate:,.0f}' for m, rate in speed.items())}.",
         ]
     )

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -812,6 +813,7 @@ def test_the_table_of_a_comparison_has_its_own_runs_only_and_each_once(trained, 
 def test_an_error_without_a_number_and_one_of_many_lines(monkeypatch, capsys):
     for error, message in {
         OSError("just words"): "^tskd: bench: just words$",
+        BrokenProcessPool("a child"): "^tskd: a process of this command was killed",
         MemoryError(): "^tskd: there is not enough memory; choose a smaller network",
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"): "enough memory",
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"): "enough memory",

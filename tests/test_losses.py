@@ -192,8 +192,10 @@ def test_the_ablation_is_a_loop_over_weights():
 @pytest.mark.parametrize(
     "weights, message",
     [
-        ({"teacher": -0.1}, "teacher must not be negative"),
-        ({"feature": math.nan}, "feature must not be negative"),
+        ({"teacher": -0.1}, "teacher must be finite and not negative"),
+        ({"label": math.inf}, "label must be finite and not negative"),
+        ({"temperature": math.inf}, "temperature must be positive and finite"),
+        ({"feature": math.nan}, "feature must be finite and not negative"),
         ({"temperature": 0}, "temperature must be positive"),
         ({"smoothing": 1.0}, "smoothing must be"),
     ],

@@ -17,7 +17,7 @@ from tskd_lib.metrics import (
     interval,
     nll,
     paired,
-    prediction,
+    prediction_interval,
 )
 from tskd_lib.voting import probabilities, vote
 
@@ -324,7 +324,7 @@ def test_bad_levels_and_unequal_seeds_are_refused():
 def test_prediction_bounds_hold_the_mean_of_new_seeds_as_often_as_promised():
     draws = np.random.default_rng(0).normal(size=(4000, 12))
     for new in (1, 3):
-        bounds = [prediction(row[:8], new, 0.9) for row in draws]
+        bounds = [prediction_interval(row[:8], new, 0.9) for row in draws]
         means = draws[:, 8 : 8 + new].mean(1)
         inside = [low <= mean <= high for (low, high), mean in zip(bounds, means)]
         assert np.mean(inside) == pytest.approx(0.9, abs=0.015)
@@ -332,7 +332,7 @@ def test_prediction_bounds_hold_the_mean_of_new_seeds_as_often_as_promised():
 
 def test_prediction_of_infinitely_many_seeds_is_the_interval_of_the_mean():
     values = [91.0, 93.5, 92.2, 90.8]
-    low, high = prediction(values, 10**12)
+    low, high = prediction_interval(values, 10**12)
     assert (low, high) == pytest.approx(interval(values)[2:4])
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        prediction(values, 0)
+        prediction_interval(values, 0)

@@ -719,6 +719,14 @@ def test_a_sweep_of_what_is_not_there_is_refused():
         plots.sweep(settings_table()[:0], "weight")
 
 
+def test_a_single_setting_of_zero_and_a_name_without_letters_are_drawn():
+    table = settings_table()
+    figure = plots.sweep(table[table.weight == 0], "weight", log=True)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0"]
+    figure = plots.curves({"": history()}, "total")
+    assert figure.axes[0].get_legend() is None
+
+
 def test_only_differences_clear_of_zero_are_drawn_full():
     gains = {"clear": gain(5), "open": gain(0.4), "worse": gain(-5)}
     (ax,) = plots.differences(gains).axes
@@ -771,6 +779,8 @@ def test_feature_maps_have_every_image_once_in_each_panel():
         assert [text.get_text() for text in ax.texts] == list("0123456789")
     with pytest.raises(ValueError, match=r"give \[K, N, 2\]"):
         pictures.feature_maps(points[:, :5], LABELS, "0123456789", ["a", "b", "c"])
+    with pytest.raises(ValueError, match="for 0 titles"):
+        pictures.feature_maps(points[:0], LABELS, "0123456789", [])
 
 
 def test_the_network_is_drawn_as_it_is():

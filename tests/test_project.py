@@ -331,17 +331,21 @@ def test_one_command_changes_the_address_everywhere(tmp_path, committed):
     command = [
         sys.executable,
         "scripts/set_repository.py",
-        "https://github.com/some-one/other.book/",
+        "https://github.com/Some-one/other.book/",
     ]
     result = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     for path in ("_config.yml", "README.md", "CITATION.cff", "pyproject.toml"):
         assert f"changed {path}" in result.stdout
     assert result.stdout.endswith("changed _config.yml\n")  # until then the old one is known
-    assert set_repository.current(tmp_path) == ("some-one", "other.book")
+    assert set_repository.current(tmp_path) == ("Some-one", "other.book")
     for path, text in committed.items():
         after = (tmp_path / path).read_text("utf-8")
-        for form in ("github.com/{}/{}", "github/{}/{}", "{}.github.io/{}"):
-            old, new = form.format(owner, name), form.format("some-one", "other.book")
+        for form, new_owner in {
+            "github.com/{}/{}": "Some-one",
+            "github/{}/{}": "Some-one",
+            "{}.github.io/{}": "some-one",
+        }.items():
+            old, new = form.format(owner, name), form.format(new_owner, "other.book")
             assert old not in after and after.count(new) >= text.count(old), path
 
 

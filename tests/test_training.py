@@ -424,6 +424,7 @@ def test_statistics_that_are_not_finite_are_never_saved(digits, tiny, tmp_path):
         ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
         ({"momentum": -0.1}, "momentum must not be negative"),
+        ({"momentum": 1.0}, "momentum must be below 1"),
         ({"clip": 0.0}, "clip must be positive"),
         ({"schedule": "steps"}, "unknown schedule 'steps'"),
         ({"precision": "int8"}, "unknown precision 'int8'"),

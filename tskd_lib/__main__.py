@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from . import (
@@ -353,6 +354,8 @@ def main(arguments: list[str] | None = None) -> int:
         message = "interrupted" + GOES_ON * (options.command in ("train", "compare"))
         print(f"tskd: {message}", file=sys.stderr)
         return 130
+    except BrokenExecutor:
+        message = "a process of this command was killed, most often for lack of memory"
     except OSError as error:
         message = f"{error.filename or options.command}: {error.strerror or error}"
         try:

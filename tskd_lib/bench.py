@@ -6,6 +6,7 @@ import argparse
 import functools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -134,7 +135,7 @@ def default_step(record: dict, work: Workload, network, steps: int, bar: float) 
     ours, default = work.trainer(network, images), f"{name}, default"
     entrants = {default: partial(ours.train_epoch, images, 1, steps, tqdm(disable=True))}
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, experiments.end_with, (os.getpid(),)) as elsewhere:
+    with ProcessPoolExecutor(1, spawn, _start_script, (os.getpid(),)) as elsewhere:
 
         def script(workers: int) -> None:
             elsewhere.submit(script_epoch, work, network, steps, workers).result()
@@ -147,6 +148,12 @@ def default_step(record: dict, work: Workload, network, steps: int, bar: float) 
     record["results"][f"{default} / {best.split(', ', 1)[1]}, images/s"] = result
 
 
+def _start_script(parent: int) -> None:
+    """An interruption is the parent's to report, and with it the script ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    experiments.end_with(parent)
+
+
 def script_epoch(work: Workload, network: tuple[str, float], steps: int, workers: int) -> None:
     """An epoch of so many steps, trained as an ordinary script does it."""
     model, optimizer, loader = _script(work, network, steps, workers)
@@ -156,6 +163,7 @@ def script_epoch(work: Workload, network: tuple[str, float], steps: int, workers
         torch.nn.functional.cross_entropy(logits, labels.to(device)).backward()
         optimizer.step()
         optimizer.zero_grad()
+    recipes.synchronise(device)
 
 
 @functools.cache
@@ -172,7 +180,8 @@ def _script(work: Workload, network: tuple[str, float], steps: int, workers: int
         persistent_workers=workers > 0,
         pin_memory=images.images.is_cuda,
     )
-    return model, recipes.make_optimizer(model, recipes.Recipe(1, learning_rate=RATE)), loader
+    optimizer = torch.optim.SGD(model.parameters(), RATE, 0.9, weight_decay=5e-4, nesterov=True)
+    return model, optimizer, loader
 
 
 def pil_images(images: data.Images):

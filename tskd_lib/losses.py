@@ -12,6 +12,7 @@ and everything is computed in at least single precision.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -99,12 +100,13 @@ class Objective:
 
     def __post_init__(self):
         for field in fields(self)[:5]:
-            if not getattr(self, field.name) >= 0:
+            if not 0 <= getattr(self, field.name) < math.inf:
                 raise ValueError(
-                    f"the weight {field.name} must not be negative, got {getattr(self, field.name)}"
+                    f"the weight {field.name} must be finite and not negative, "
+                    f"got {getattr(self, field.name)}"
                 )
-        if not self.temperature > 0:
-            raise ValueError(f"the temperature must be positive, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"the temperature must be positive and finite, got {self.temperature}")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be from 0 to below 1, got {self.smoothing}")
 

@@ -124,10 +124,11 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibr
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature from 0.01 to 100 that makes the labels most likely (Guo et al. 2017).
+    """Temperature scaling: the one from 0.01 to 100 that makes the labels most likely.
 
     Dividing the logits by it makes the answers as sure as they should be on the whole, and changes
-    no answer. The NLL is convex in 1 / T, so the one minimum is found by a bounded search.
+    no answer (Guo et al. 2017). The NLL is convex in 1 / T, so the one minimum is found by a
+    bounded search.
 
     Args:
         logits: `[N, C]`, of images that were not trained on.
@@ -211,7 +212,9 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(float(mean), float(sd), float(mean - half), float(mean + half), n)
 
 
-def prediction(values: Sequence[float], new: int = 1, level: float = 0.95) -> tuple[float, float]:
+def prediction_interval(
+    values: Sequence[float], new: int = 1, level: float = 0.95
+) -> tuple[float, float]:
     """Where the mean over `new` further seeds lies: mean -/+ t sd sqrt(1 / n + 1 / new).
 
     Wider than `interval`, which is about the true mean: new seeds have luck of their own.

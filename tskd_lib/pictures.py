@@ -158,7 +158,7 @@ def feature_maps(
         ValueError: the shapes do not fit.
     """
     points, labels = torch.as_tensor(points).cpu(), labels.cpu()
-    if points.shape != (len(titles), len(labels), 2):
+    if not titles or points.shape != (len(titles), len(labels), 2):
         raise ValueError(
             f"got points of shape {tuple(points.shape)} for {len(titles)} titles and "
             f"{len(labels)} labels: give [K, N, 2]"

@@ -117,7 +117,7 @@ def sweep(
     ax, lines = axes_or_new(ax), results[by].unique()
     settings = sorted(results[x].unique())
     if log:
-        smallest = min(setting for setting in settings if setting > 0)
+        smallest = min((setting for setting in settings if setting > 0), default=1)
         ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     ax.set_xticks(settings, [f"{setting:g}" for setting in settings], minor=False)
     ax.minorticks_off()
@@ -139,7 +139,7 @@ def differences(gains: Mapping[str, Paired], unit: str = "points") -> Figure:
     do not tell the two methods apart.
 
     Args:
-        gains: by name, from `metrics.paired` (as are the intervals).
+        gains: by name, from `metrics.paired` at its usual level (as are the intervals).
         unit: of the differences.
 
     Raises:

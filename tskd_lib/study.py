@@ -168,7 +168,8 @@ class Study:
 
         Left out is what has a single seed of ours, such as the teacher.
         "low" and "high" bound where the mean of as many new seeds as yours lies in 95 of 100
-        cases, if they are run as ours were (`metrics.prediction`); "inside" says if yours does.
+        cases, if they are run as ours were (`metrics.prediction_interval`); "inside" says if yours
+        does.
         """
         import pandas as pd
 
@@ -178,7 +179,7 @@ class Study:
         ours, rows = dict(list(by_answer(self.ours()))), {}
         for key, values in by_answer(results):
             if len(ours.get(key, ())) > 1:
-                low, high = metrics.prediction(ours[key], len(values))
+                low, high = metrics.prediction_interval(ours[key], len(values))
                 mean = values.mean()
                 rows[key] = [mean, ours[key].mean(), low, high, low <= mean <= high]
         names = pd.MultiIndex.from_tuples(rows, names=["method", "answer"])

@@ -116,6 +116,8 @@ def above_edge(ax: Axes) -> Transform:
 def legend(ax: Axes, drawn: Iterable = (), labels: Iterable[str] = (), above: float = 0) -> Figure:
     """A legend so many inches above the Axes, in as many columns as fit; the figure."""
     drawn, labels = (list(drawn), list(labels)) if drawn else ax.get_legend_handles_labels()
+    if not labels:
+        return ax.get_figure(root=True)
     lengths = [max(map(len, label.split("\n"))) for label in labels]
     for columns in range(len(lengths), 0, -1):
         widths = [LETTER * max(part) + 42 for part in np.array_split(lengths, columns)]

@@ -68,7 +68,7 @@ def test_executed_pages_that_are_no_notebooks_have_no_button_to_colab(book):
 def test_a_shared_page_has_a_title_a_description_and_a_picture(book, chapter):
     text = (book / chapter).read_text("utf-8")
     tags = dict(re.findall(r'<meta property="og:([^"]+)" content="([^"]+)"', text))
-    site = f"https://{OWNER}.github.io/{NAME}/"
+    site = f"https://{OWNER.lower()}.github.io/{NAME}/"
     assert tags["site_name"] == CONFIG["title"] and tags["url"] == site + chapter
     assert f"<h1>{tags['title']}<" in text and len(tags["description"]) > 60
     assert tags["image"].startswith(site)

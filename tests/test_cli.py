@@ -193,6 +193,17 @@ def test_compare_twice_trains_nothing(trained, monkeypatch, capsys):
     assert hashes(folder) == before
 
 
+@pytest.mark.parametrize("few, size", [(5, 16), (12, 30), (None, 37)])
+def test_an_epoch_of_few_images_has_several_steps(few, size, tmp_path, monkeypatch):
+    def stop(folder, name, objectives, network, train, test, recipe, teacher):
+        raise ValueError(f"{len(train)} images, batches of {recipe.batch_size}")
+
+    monkeypatch.setattr(experiments, "run", stop)
+    monkeypatch.setattr(sys, "stderr", said := io.StringIO())
+    assert run("train", *(["--per-class", few] if few else []), "--out", tmp_path) == 2
+    assert said.getvalue().endswith(f"images, batches of {size}\n")
+
+
 def test_compare_goes_on_where_it_was_interrupted(trained, tmp_path, monkeypatch, capsys):
     reference, arguments, _ = trained
     shutil.copytree(reference / "teacher", tmp_path / "digits" / "teacher")

@@ -163,13 +163,17 @@ def run(
     epochs: int,
     teacher: Path | None = None,
 ) -> list[dict]:
-    """One call of `experiments.run` with the recipe of the options."""
+    """One call of `experiments.run` with the recipe of the options.
+
+    Where no batch size is given, an epoch has four steps or more: students of few images would
+    hardly learn in the usual number of epochs otherwise.
+    """
     augment = data.default_augment(train)
     if options.no_flip:
         augment = dataclasses.replace(augment, flip=False)
     recipe = Recipe(
         epochs=epochs,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or max(16, min(Recipe.batch_size, len(train) // 4)),
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         schedule=options.schedule,

@@ -107,8 +107,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     recipe = Recipe()
     group.add_argument("--epochs", type=COUNT, default=recipe.epochs, metavar="N",
                        help="passes over the images (%(default)s)")  # fmt: skip
-    group.add_argument("--batch-size", type=COUNT, default=recipe.batch_size, metavar="N",
-                       help="images in a step, over all processes (%(default)s)")  # fmt: skip
+    group.add_argument("--batch-size", type=COUNT, metavar="N",
+                       help="images in a step, over all processes "
+                            f"({recipe.batch_size}, of few images a quarter)")  # fmt: skip
     group.add_argument("--learning-rate", type=POSITIVE, default=recipe.learning_rate,
                        metavar="RATE", help="its peak (%(default)s)")  # fmt: skip
     group.add_argument("--weight-decay", type=NOT_NEGATIVE, default=recipe.weight_decay,

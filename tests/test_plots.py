@@ -262,6 +262,7 @@ def test_curves_take_the_deepest_exit_and_leave_out_who_lacks_the_term():
         ({}, "total", None, "no histories"),
         ({"tskd": history()}, "taecher", None, "none of tskd has 'taecher'"),
         ({"tskd": history()}, "accuracy", 5, "none of tskd"),
+        ({"tskd": history()}, "total", 1, "only 'accuracy' is noted for each exit"),
         ({"tskd": []}, "total", None, "empty"),
         ({"tskd": [history(0, 3), history(1, 4)]}, "total", None, "same epochs"),
     ],

@@ -73,8 +73,11 @@ def curves(
         ax: where to draw; a new figure if None.
 
     Raises:
-        ValueError: where nothing has this term or exit, or seeds differ in their epochs.
+        ValueError: where nothing has this term or exit, an exit is given for another term than
+            "accuracy", or seeds differ in their epochs.
     """
+    if exit is not None and term != "accuracy":
+        raise ValueError(f"only 'accuracy' is noted for each exit, got exit {exit} of {term!r}")
     runs = {name: _runs(name, history, term, exit) for name, history in histories.items()}
     runs = {name: run for name, run in runs.items() if run is not None}
     if not runs:

@@ -165,8 +165,8 @@ def run(
 ) -> list[dict]:
     """One call of `experiments.run` with the recipe of the options.
 
-    Where no batch size is given, an epoch has four steps or more: students of few images would
-    hardly learn in the usual number of epochs otherwise.
+    Where no batch size is given, an epoch has four steps or more, unless a batch would have less
+    than 16 images: else students of few images would hardly learn in the usual number of epochs.
     """
     augment = data.default_augment(train)
     if options.no_flip:

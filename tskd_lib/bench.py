@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import multiprocessing
 import os
 import signal
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -166,7 +165,7 @@ def script_epoch(work: Workload, network: tuple[str, float], steps: int, workers
     recipes.synchronise(device)
 
 
-@functools.cache
+@cache
 def _script(work: Workload, network: tuple[str, float], steps: int, workers: int):
     """Network, optimiser and DataLoader of the script; every epoch gets the same ones."""
     images, (name, width) = work.images(steps), network

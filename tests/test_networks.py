@@ -100,8 +100,19 @@ def test_strided_pointwise_convolution_is_torchs(size):
     layer = networks.StridedPointwise(3, 5, 1, 2, bias=False)
     plain = torch.nn.Conv2d(3, 5, 1, 2, bias=False)
     plain.load_state_dict(layer.state_dict())
-    images = torch.randn(4, 3, size, size).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, size, size).to(memory_format=torch.channels_last).requires_grad_()
     torch.testing.assert_close(layer(images), plain(images))
+    ours, theirs = (
+        torch.autograd.grad(one(images).square().sum(), (images, one.weight))
+        for one in (layer, plain)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_strided_pointwise_gradient_keeps_the_memory_format():
+    images = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(networks.StridedPointwise(3, 5, 1, 2)(images).sum(), images)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_training_on_two_threads_survives_odd_batches():

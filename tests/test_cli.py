@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import re
@@ -35,7 +36,7 @@ from tskd_lib import (
     training,
 )
 from tskd_lib.__main__ import main
-from tskd_lib.arguments import output_folder
+from tskd_lib.arguments import output_file, output_folder
 
 COMMANDS = ("train", "compare", "evaluate", "predict", "bench", "report")
 SMALL = "--network resnet8 --strength separable --width 0.25 --batch-size 25 --precision fp32"
@@ -449,6 +450,10 @@ def no_training(monkeypatch):
 
 
 BAD_OPTIONS = [
+    ("train --dataset folder --data-root ~nosuchuser/x", "~nosuchuser/x cannot be read"),
+    ("train --weights label_deepest=0", "every weight of baseline is zero"),
+    ("train --weights temperature=2", "baseline has no soft targets that a temperature"),
+    ("train --teacher NETWORK", "baseline does not learn from a teacher: leave out --teacher"),
     ("train --epochs 0", "--epochs: '0' should be a whole number from 1"),
     ("train --epochs 1.5", "--epochs: '1.5' should be a whole number"),
     ("compare --epochs 0", "--epochs"),
@@ -598,6 +603,25 @@ def damage_weights(folder, name):
             lambda folder: edit(folder / "seed-0/tskd.json", lambda a: a.pop("classes")),
             "do not fit",
         ),
+        (
+            lambda folder: edit(
+                folder / "seed-0/tskd.json", lambda a: a.update(classes=[*range(10)])
+            ),
+            "not all text",
+        ),
+        *(
+            (
+                lambda folder, wrong=wrong: edit(
+                    folder / "seed-0/tskd.json", lambda a: a.update(wrong)
+                ),
+                "do not fit",
+            )
+            for wrong in ({"mean": [None]}, {"mean": [math.inf]}, {"std": [0.0]})
+        ),
+        (
+            lambda folder: (folder / "seed-0/tskd.json").write_text("[" * 100_000),
+            "is not a checkpoint",
+        ),
     ],
 )
 def test_a_corrupt_checkpoint(copied, tmp_path, capsys, damage, message):
@@ -636,7 +660,7 @@ def test_a_corrupt_state(trained, copied, capsys, no_training):
 
 
 def test_a_corrupt_record(trained, copied, capsys, no_training):
-    for content in ("{", "{}", '{"format": NaN}'):
+    for content in ("{", "{}", '{"format": NaN}', "[" * 100_000):
         (copied / "seed-0" / "tskd.record.json").write_text(content)
         before = hashes(copied)
         for arguments in (["report", copied], [*trained[1][:-1], copied]):
@@ -858,6 +882,28 @@ def test_the_program_ends_with_its_code_and_one_sentence(tmp_path):
     done = program("evaluate", tmp_path / "none.json")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"tskd: there is no checkpoint file {tmp_path / 'none.json'}\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_closed_output_is_no_error(trained):
+    command = f'exec "{sys.executable}" -m tskd_lib report "{trained[0]}" >&-'
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_results_can_go_below_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: str(path).replace("~", str(tmp_path)))
+    assert output_folder("~/runs") == tmp_path / "runs"
+    assert output_file("~/bench.json") == tmp_path / "bench.json"
+
+
+def test_a_removed_working_folder_is_one_sentence(monkeypatch, tmp_path, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run("report", "--out", "x") == 2
+    assert "this folder was removed; change to another" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full here")

@@ -197,6 +197,8 @@ def test_exits_that_make_no_sense(exits):
 def test_other_bad_input():
     with pytest.raises(ValueError, match="unknown branch strength 'huge'"):
         build_student("resnet10", 5, SHAPE, strength="huge")
+    with pytest.raises(ValueError, match="unknown branch strength 'huge'"):
+        exit_branch(8, 16, 1, "huge")
     network = build_student("resnet8", 5, SHAPE)
     for upto in (0, 4):
         with pytest.raises(ValueError, match="upto must be 1 to 3"):

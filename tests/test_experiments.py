@@ -81,6 +81,17 @@ def test_what_is_recorded_is_not_trained_again(tmp_path, digits, teacher, monkey
     assert run(tmp_path, digits, teacher=teacher) == first
 
 
+def test_normalisation_is_a_setting_but_for_records_that_lack_it(tmp_path, digits, monkeypatch):
+    (found,) = run(tmp_path, digits, ("baseline",))
+    forbid_training(monkeypatch)
+    shifted = dataclasses.replace(digits[0], mean=(0.25,)), digits[1]
+    with pytest.raises(records.RecordError, match="other settings"):
+        run(tmp_path, shifted, ("baseline",))
+    del found["data"]["normalisation"]
+    records.write(found, tmp_path / "baseline.record.json")
+    assert run(tmp_path, digits, ("baseline",)) == [found]
+
+
 def test_other_settings_never_overwrite(tmp_path, digits, teacher, monkeypatch):
     run(tmp_path, digits, teacher=teacher)
     forbid_training(monkeypatch)

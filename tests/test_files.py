@@ -247,6 +247,15 @@ def test_what_a_killed_download_left_does_no_harm(server, tmp_path):
     (tmp_path / ".download-killed").mkdir()
     (tmp_path / ".download-killed" / "cifar-100-python.tar.gz").write_bytes(b"half")
     assert len(load("cifar100", tmp_path)[0]) == 6
+    assert (tmp_path / ".download-killed").exists()  # it may be that of another process
+
+
+def test_what_a_killed_download_left_goes_after_a_day(server, tmp_path):
+    (tmp_path / ".download-killed").mkdir()
+    (tmp_path / ".download-killed" / "cifar-100-python.tar.gz").write_bytes(b"half")
+    os.utime(tmp_path / ".download-killed", (0, 0))
+    assert len(load("cifar100", tmp_path)[0]) == 6
+    assert not list(tmp_path.glob(".download-*"))
 
 
 def test_files_that_are_not_as_published_are_replaced(server, tmp_path):

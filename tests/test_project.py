@@ -259,6 +259,7 @@ def test_workflow_tells_each_week_what_newer_packages_break():
     assert tell["if"] == "failure()"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="runs on Linux")
 @pytest.mark.parametrize("open_titles", [[], ["Another one"], ["TITLE"], ["Another one", "TITLE"]])
 def test_weekly_workflow_opens_one_issue_and_no_second(tmp_path, open_titles):
     step = workflow("weekly.yml")["jobs"]["newest"]["steps"][-1]

@@ -105,14 +105,23 @@ def train(options: argparse.Namespace) -> None:
     has trained before.
     """
     objective = dataclasses.replace(losses.PRESETS[options.method], **dict(options.weights))
-    idle = [name for name, _ in options.weights if name in ("label", "self_", "feature")]
-    if idle and objective.exits == "deepest":
+    one, named = objective.exits == "deepest", [name for name, _ in options.weights]
+    shallow = ("label", "self_", "feature")
+    idle = [name for name in named if name in shallow]
+    if idle and one:
         raise ValueError(
             f"{options.method} has one exit, on which {' and '.join(idle)} would have no effect; "
             "the weight of its labels is label_deepest"
         )
+    terms = ("label_deepest", "teacher", *(() if one else shallow))
+    if not any(getattr(objective, name) for name in terms):
+        raise ValueError(f"every weight of {options.method} is zero: nothing to learn from")
+    if "temperature" in named and not objective.teacher and (one or not objective.self_):
+        raise ValueError(f"{options.method} has no soft targets that a temperature would change")
     if objective.teacher and options.teacher is None:
         raise ValueError(f"{options.method} learns from a teacher: give --teacher NETWORK.json")
+    if options.teacher and not objective.teacher:
+        raise ValueError(f"{options.method} does not learn from a teacher: leave out --teacher")
     train, test = load_images(options)
     few, network = students_images(options, train), students_network(options)
     found = run(options, "", {options.method: objective}, network, few, test, options.seed,
@@ -353,7 +362,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):
             options.run(options)
-            sys.stdout.flush()
+            print(end="", flush=True)
     except KeyboardInterrupt:
         message = "interrupted" + GOES_ON * (options.command in ("train", "compare"))
         print(f"tskd: {message}", file=sys.stderr)
@@ -363,7 +372,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         message = f"{error.filename or options.command}: {error.strerror or error}"
         try:
-            sys.stdout.flush()
+            print(end="", flush=True)
         except OSError:  # the output cannot be written: keep Python from trying once more
             sys.stdout = None
     except MemoryError:

@@ -116,7 +116,7 @@ def read_all(folder: Path) -> dict[str, dict]:
             found[one["weights sha256"]] = one
         except OSError as error:
             raise records.RecordError(f"{path} cannot be read ({error.strerror})") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise records.RecordError(f"{path} is not JSON") from None
         except (KeyError, TypeError):
             raise records.RecordError(f"{path} is not an analysis") from None

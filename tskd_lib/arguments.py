@@ -45,8 +45,11 @@ def weight(text: str) -> tuple[str, float]:
 
 def output_folder(text: str) -> Path:
     """A converter for argparse: a folder that can be written to, or made."""
-    path = Path(text)
-    there = next((p for p in (path, *path.absolute().parents) if os.path.exists(p)), None)
+    path = Path(os.path.expanduser(text))
+    try:
+        there = next((p for p in (path, *path.absolute().parents) if os.path.exists(p)), None)
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError("this folder was removed; change to another") from None
     if there is None:
         raise argparse.ArgumentTypeError(f"{path} cannot be made; give another folder")
     if not os.path.isdir(there):
@@ -58,10 +61,11 @@ def output_folder(text: str) -> Path:
 
 def output_file(text: str) -> Path:
     """A converter for argparse: a file in a folder that can be written to, or made."""
-    if os.path.isdir(text):
+    if os.path.isdir(os.path.expanduser(text)):
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
-    output_folder(os.path.dirname(text))
-    return Path(text)
+    path = Path(os.path.expanduser(text))
+    output_folder(os.path.dirname(path))
+    return path
 
 
 POSITIVE, COUNT = number(float, 0, above=True), number(int, 1)

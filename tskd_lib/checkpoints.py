@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -132,7 +133,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise CheckpointError(f"there is no checkpoint file {error.filename}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, SafetensorError):
+    except (ValueError, TypeError, KeyError, RecursionError, SafetensorError):
         raise CheckpointError(f"{path} is not a checkpoint of tskd, or is damaged") from None
 
 
@@ -172,8 +173,13 @@ def load_network(path: Path) -> tuple[MultiExitNet, dict]:
         sizes = [len(about[key]) for key in ("classes", "mean", "std")]
         if sizes != [network.config["classes"], *[network.config["input_shape"][0]] * 2]:
             raise ValueError(f"classes, mean and std have {sizes} entries")
-        if not isinstance(about["dataset"], str):
-            raise TypeError("the name of the data set is not text")
+        if not all(isinstance(name, str) for name in (about["dataset"], *about["classes"])):
+            raise TypeError("the names of the data set and its classes are not all text")
+        statistics = (*about["mean"], *about["std"])
+        if not all(isinstance(value, float) and math.isfinite(value) for value in statistics):
+            raise TypeError("mean and std are not all finite numbers")
+        if min(about["std"]) <= 0:
+            raise ValueError("std is not positive")
     except Exception as error:  # a damaged description raises almost anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(

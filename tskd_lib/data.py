@@ -179,7 +179,7 @@ def load(
 
     Args:
         name: "digits" (embedded in scikit-learn), "cifar10", "cifar100", "fashion-mnist"
-            (downloaded by torchvision and MD5-checked) or "folder" (class folders of images).
+            (downloaded by torchvision, MD5-checked) or "folder" (class folders of images).
         root: where downloads are kept, or the folder itself.
         image_size: resize to this height and width; needed for folders of mixed sizes. The
             digits' 8 x 8 pixels become 16 x 16 where nothing else is said: room for four stages.
@@ -193,7 +193,7 @@ def load(
         raise DataError(f"unknown data set {name!r}; known are {', '.join(NAMES)}")
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size must be at least 1, got {image_size}")
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))  # leaves the ~ of an unknown user as it is
     if name == "digits":
         from sklearn.datasets import load_digits
 

@@ -76,7 +76,11 @@ def exit_branch(inputs: int, outputs: int, halvings: int, strength: str = "byot"
         halvings: how often the resolution is halved.
         strength: what does one halving. "separable": one separable convolution. "byot": two,
             as in Zhang et al. 2019 (Be Your Own Teacher). "residual": a residual block.
+
+    Raises:
+        ValueError: for an unknown strength.
     """
+    _check_strength(strength)
     steps = max(1, halvings)
     channels = [round(inputs * (outputs / inputs) ** (i / steps)) for i in range(steps + 1)]
     stride = 2 if halvings else 1
@@ -89,6 +93,11 @@ def exit_branch(inputs: int, outputs: int, halvings: int, strength: str = "byot"
         else:
             layers.append(ResidualBlock(narrow, wide, stride))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _check_strength(strength: str) -> None:
+    if strength not in STRENGTHS:
+        raise ValueError(f"unknown branch strength {strength!r}; known are {', '.join(STRENGTHS)}")
 
 
 def _halvings(before: int, after: int) -> int:
@@ -135,10 +144,7 @@ class MultiExitNet(nn.Module):
                 f"exits must be 'all', 'deepest' or ascending stages that end with {depth}, "
                 f"got {exits!r}"
             )
-        if strength not in STRENGTHS:
-            raise ValueError(
-                f"unknown branch strength {strength!r}; known are {', '.join(STRENGTHS)}"
-            )
+        _check_strength(strength)
         self.backbone = backbone
         self.exits = stages
         self.detach = detach

@@ -109,6 +109,8 @@ def run(
                 records.read(paths[method]),
                 _settings(student, recipe, train, test, digest),
             )
+            if "normalisation" not in found["data"]:  # records before 28 November 2026
+                del settings["data"]["normalisation"]
             if any(found[part] != value for part, value in settings.items()):
                 raise records.RecordError(
                     f"{paths[method]} is of a run with other settings; give another folder"
@@ -238,6 +240,7 @@ def _settings(
             "train sha256": train.checksum(),
             "test images": len(test),
             "test sha256": test.checksum(),
+            "normalisation": [train.mean, train.std],
         },
     }
     return json.loads(json.dumps(settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ TORCHVISION = {
     "cifar100": ("CIFAR100", "cifar-100-python"),
     "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
 }
+A_DAY = 24 * 60 * 60  # seconds
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -30,7 +32,7 @@ def torchvision_sets(name: str, root: Path, download: bool) -> list:
     Args:
         name: of the data set.
         root: where its files are or go.
-        download: fetch what is missing; the files are MD5-checked.
+        download: fetch what is missing. What is fetched is MD5-checked; CIFAR whenever it is read.
 
     Raises:
         DataError: for files that are missing, damaged or may not be read.
@@ -54,9 +56,15 @@ def torchvision_sets(name: str, root: Path, download: bool) -> list:
 
 
 def _download(make, name: str, root: Path, folder: str) -> list:
-    """Download beside the root, then move it there: an interruption leaves nothing half-made."""
+    """Download beside the root, then move it there: an interruption leaves nothing half-made.
+
+    What a killed process left is removed, once it is so old that nobody can be busy with it.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob(".download-*"):
+            if time.time() - left.stat().st_mtime > A_DAY:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
             for train in (True, False):
                 make(scratch, train=train, download=True)

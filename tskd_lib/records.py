@@ -82,7 +82,8 @@ SCHEMA = schema_object(
                 "train sha256": SHA256,
                 "test images": COUNT,
                 "test sha256": SHA256,
-            }
+            },
+            normalisation=many(many(NUMBER)),
         ),
         "provenance": schema_object(
             {
@@ -168,7 +169,7 @@ def read(path: Path) -> dict:
         return check(json.loads(Path(path).read_text("utf-8")), str(path))
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RecordError(f"{path} is not JSON") from None
 
 

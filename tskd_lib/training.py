@@ -154,7 +154,7 @@ def pace(
 
 
 def _callers_draws(device: torch.device):
-    """A context after which the CPU's and this device's random numbers go on as if not drawn."""
+    """A context after which the CPU's and CUDA's random numbers go on as if not drawn."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
@@ -193,7 +193,7 @@ class Run:
         self.epoch = self.good = 0
         self.saved = time.monotonic()
         self.settings = {
-            "data": data.checksum(),
+            "data": [data.checksum(), data.mean, data.std],
             "recipe": dataclasses.asdict(recipe),
             "objectives": {n: s.objective.settings() for n, s in students.items()},
             "networks": {n: getattr(s.network, "config", None) for n, s in students.items()},

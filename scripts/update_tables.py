@@ -121,14 +121,15 @@ def expected() -> str:
 def again() -> str:
     """The difference that was looked at a second time, with more seeds."""
     experiments = record_cifar.NAME, *record_strong.ARMS
-    return differences({AGAIN: EXPECTED[AGAIN]}, *experiments, tests=2 * len(EXPECTED))
+    return differences({AGAIN: EXPECTED[AGAIN]}, *experiments, looks=2 * len(EXPECTED))
 
 
-def differences(pairs: dict, *experiments: str, tests: int | None = None) -> str:
+def differences(pairs: dict, *experiments: str, looks: int = 0) -> str:
     """Paired differences in points, and which of them show.
 
-    Where the interval lies below zero, the opposite of the claim shows. Bonferroni's rule divides
-    the level by the number of tests, by default that of the pairs.
+    Where the interval lies below zero, the opposite of the claim shows. By Bonferroni's rule the
+    level is divided by the number of pairs. What belongs to a family of more looks has only their
+    strict level.
     """
     found = [r for name in experiments for r in records.read_all(records.COMMITTED / name)]
     students = records.frame(r for r in found if r["method"] != "teacher")
@@ -144,8 +145,12 @@ def differences(pairs: dict, *experiments: str, tests: int | None = None) -> str
             "95 % interval": f"{gain.t_low:+.2f} to {gain.t_high:+.2f}",
             "p": f"{gain.p:.4f}",
             "shows": yes if shows else "no",
-            "by Bonferroni": yes if shows and gain.p < 0.05 / (tests or len(pairs)) else "no",
+            "by Bonferroni": yes if shows and gain.p < 0.05 / len(pairs) else "no",
         }
+        if looks:
+            del rows[name]["shows"], rows[name]["by Bonferroni"]
+            strict = f"shows (p below 0.05 / {looks})"
+            rows[name][strict] = yes if gain.p < 0.05 / looks else "no"
     return records.markdown(pd.DataFrame(rows).T.rename_axis("difference", axis=0))
 
 

@@ -300,9 +300,10 @@ def our_runs():
     goals = {method: goal for method, (goal, _) in record_cifar.chosen(search, Recipe()).items()}
     yield record_cifar.NAME, goals, {}, range(3), 30
     yield "cifar100-small", PRESETS, {}, range(1), 6
-    strong, network = by_method(record_strong.ARMS)
-    strong = {method: goals[method.split()[0]] for method in strong}
-    yield record_strong.NAME, strong, network, range(3), 30
+    for name, arms in record_strong.ARMS.items():
+        strong, network = by_method(arms)
+        strong = {method: goals[method.split()[0]] for method in strong}
+        yield name, strong, network, record_strong.SEEDS[name], 30
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     single = by_method(settings.single_arms())
@@ -398,9 +399,9 @@ def test_our_search_was_judged_on_validation_images():
 def test_our_large_students_have_what_the_search_chose():
     search = records.read_all(records.COMMITTED / f"{record_cifar.NAME}-search")
     chosen = record_cifar.chosen(search, Recipe())
-    folder, strong = (records.COMMITTED / one.NAME for one in (record_cifar, record_strong))
-    teacher = records.read(folder / "teacher" / "teacher.record.json")["weights sha256"]
-    for record in [*records.read_all(folder), *records.read_all(strong)]:
+    path = records.COMMITTED / record_cifar.NAME / "teacher" / "teacher.record.json"
+    teacher, places = records.read(path)["weights sha256"], (record_cifar.NAME, *record_strong.ARMS)
+    for record in [r for name in places for r in records.read_all(records.COMMITTED / name)]:
         if record["method"] != "teacher":
             configuration = record["configuration"]
             goal, own = chosen[record["method"].split()[0]]
@@ -658,16 +659,19 @@ def test_strong_students_see_all_images_with_the_settings_of_the_search(
     (_, every), library, mine = large, tmp_path / "library", tmp_path / "mine"
     record_cifar.main(mine, "0")
     thin = {"width": 0.25}, {"tskd thin": PRESETS["tskd"]}
-    monkeypatch.setattr(record_strong, "ARMS", [thin])
-    record_strong.main(mine, "1")
-    record_strong.main(mine, "2")
+    name, more = record_strong.ARMS
+    monkeypatch.setattr(record_strong, "ARMS", {name: [thin], more: [thin]})
+    for seeds in (range(1), range(2)):  # the second goes on from the first
+        monkeypatch.setattr(record_strong, "SEEDS", {name: seeds, more: range(3, 4)})
+        record_strong.main(mine)
     (teacher,) = records.read_all(library / record_cifar.NAME)
     best = record_cifar.best(tried := records.read_all(library / f"{record_cifar.NAME}-search"))
     (top,) = (r["configuration"] for r in tried if r["method"] == best["tskd"])
-    found = records.read_all(library / record_strong.NAME)
-    assert [(r["method"], r["seed"]) for r in found] == [("tskd thin", 0), ("tskd thin", 1)]
-    looks = analysis.read_all(library / record_strong.NAME)
-    for record in found:
+    found = {place: records.read_all(library / place) for place in (name, more)}
+    made = [(r["experiment"], r["method"], r["seed"]) for rs in found.values() for r in rs]
+    assert made == [(name, "tskd thin", 0), (name, "tskd thin", 1), (more, "tskd thin", 3)]
+    looks = analysis.read_all(library / name) | analysis.read_all(library / more)
+    for record in [*found[name], *found[more]]:
         configuration = record["configuration"]
         assert configuration["network"]["width"] == 0.25
         assert configuration["objective"] == top["objective"]
@@ -677,7 +681,7 @@ def test_strong_students_see_all_images_with_the_settings_of_the_search(
         assert record["data"]["train images"] == 10 * every[0].labels.bincount().min()
         assert record["data"]["test sha256"] == every[1].checksum()
         assert "calibrated" in looks[record["weights sha256"]]
-    assert not list((library / record_strong.NAME).rglob("*.safetensors"))
+    assert not [path for place in found for path in (library / place).rglob("*.safetensors")]
 
 
 def test_best_trial_is_that_of_the_deepest_exit_and_then_of_the_vote():

@@ -120,17 +120,18 @@ def expected() -> str:
 
 def again() -> str:
     """The difference that was looked at a second time, with more seeds."""
-    experiments = record_cifar.NAME, *record_strong.ARMS
-    return differences({AGAIN: EXPECTED[AGAIN]}, *experiments, looks=2 * len(EXPECTED))
+    experiments, looks = (record_cifar.NAME, *record_strong.ARMS), 2 * len(EXPECTED)
+    strict = {f"shows (p below 0.05 / {looks})": 0.05 / looks}
+    return differences({AGAIN: EXPECTED[AGAIN]}, *experiments, levels=strict)
 
 
-def differences(pairs: dict, *experiments: str, looks: int = 0) -> str:
+def differences(pairs: dict, *experiments: str, levels: dict | None = None) -> str:
     """Paired differences in points, and which of them show.
 
-    Where the interval lies below zero, the opposite of the claim shows. By Bonferroni's rule the
-    level is divided by the number of pairs. What belongs to a family of more looks has only their
-    strict level.
+    A claim shows where p is below a level, by default 0.05, whose interval is printed, and the
+    same by Bonferroni's rule for these pairs. Where its mean lies below zero, the opposite shows.
     """
+    levels = levels or {"shows": 0.05, "by Bonferroni": 0.05 / len(pairs)}
     found = [r for name in experiments for r in records.read_all(records.COMMITTED / name)]
     students = records.frame(r for r in found if r["method"] != "teacher")
     accuracy = 100 * students.pivot_table("accuracy", ["method", "answer"], "seed")
@@ -138,19 +139,13 @@ def differences(pairs: dict, *experiments: str, looks: int = 0) -> str:
     for name, (ours, theirs) in pairs.items():
         seeds = accuracy.loc[ours] - accuracy.loc[theirs]
         gain = metrics.paired(accuracy.loc[ours], accuracy.loc[theirs])
-        shows = gain.t_low * gain.t_high > 0
         yes = "yes" if gain.mean > 0 else "the opposite"
         rows[name] = {f"seed {seed}": f"{points:+.2f}" for seed, points in seeds.items()} | {
             "mean": f"{gain.mean:+.2f}",
             "95 % interval": f"{gain.t_low:+.2f} to {gain.t_high:+.2f}",
             "p": f"{gain.p:.4f}",
-            "shows": yes if shows else "no",
-            "by Bonferroni": yes if shows and gain.p < 0.05 / len(pairs) else "no",
+            **{verdict: yes if gain.p < level else "no" for verdict, level in levels.items()},
         }
-        if looks:
-            del rows[name]["shows"], rows[name]["by Bonferroni"]
-            strict = f"shows (p below 0.05 / {looks})"
-            rows[name][strict] = yes if gain.p < 0.05 / looks else "no"
     return records.markdown(pd.DataFrame(rows).T.rename_axis("difference", axis=0))
 
 

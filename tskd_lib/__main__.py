@@ -105,29 +105,35 @@ def train(options: argparse.Namespace) -> None:
     has trained before.
     """
     objective = dataclasses.replace(losses.PRESETS[options.method], **dict(options.weights))
-    one, named = objective.exits == "deepest", [name for name, _ in options.weights]
-    shallow = ("label", "self_", "feature")
-    idle = [name for name in named if name in shallow]
-    if idle and one:
-        raise ValueError(
-            f"{options.method} has one exit, on which {' and '.join(idle)} would have no effect; "
-            "the weight of its labels is label_deepest"
-        )
-    terms = ("label_deepest", "teacher", *(() if one else shallow))
-    if not any(getattr(objective, name) for name in terms):
-        raise ValueError(f"every weight of {options.method} is zero: nothing to learn from")
-    if "temperature" in named and not objective.teacher and (one or not objective.self_):
-        raise ValueError(f"{options.method} has no soft targets that a temperature would change")
-    if objective.teacher and options.teacher is None:
-        raise ValueError(f"{options.method} learns from a teacher: give --teacher NETWORK.json")
-    if options.teacher and not objective.teacher:
-        raise ValueError(f"{options.method} does not learn from a teacher: leave out --teacher")
+    refuse_idle(options, objective)
     train, test = load_images(options)
     few, network = students_images(options, train), students_network(options)
     found = run(options, "", {options.method: objective}, network, few, test, options.seed,
                 options.epochs, options.teacher)  # fmt: skip
     print(records.markdown(records.summary(records.frame(found))))
     print(f"\nThe network is in {options.out / options.method}.json")
+
+
+def refuse_idle(options: argparse.Namespace, objective: losses.Objective) -> None:
+    """Refuse an objective that learns nothing, and options that would not change what it learns."""
+    method, given = options.method, [name for name, _ in options.weights]
+    terms, shallow = ["label_deepest", "teacher"], ["label", "self_", "feature"]
+    if objective.exits != "deepest":
+        terms += shallow
+    elif idle := [name for name in given if name in shallow]:
+        raise ValueError(
+            f"{method} has one exit, on which {' and '.join(idle)} would have no effect; "
+            "the weight of its labels is label_deepest"
+        )
+    learnt = [name for name in terms if getattr(objective, name)]
+    if not learnt:
+        raise ValueError(f"every weight of {method} is zero: nothing to learn from")
+    if "temperature" in given and not {"teacher", "self_"} & set(learnt):
+        raise ValueError(f"{method} has no soft targets that a temperature would change")
+    if objective.teacher and options.teacher is None:
+        raise ValueError(f"{method} learns from a teacher: give --teacher NETWORK.json")
+    if options.teacher and not objective.teacher:
+        raise ValueError(f"{method} does not learn from a teacher: leave out --teacher")
 
 
 def load_images(options: argparse.Namespace) -> tuple[data.Images, data.Images]:
@@ -362,7 +368,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):
             options.run(options)
-            print(end="", flush=True)
+            print(end="", flush=True)  # not sys.stdout.flush(): a closed output is None
     except KeyboardInterrupt:
         message = "interrupted" + GOES_ON * (options.command in ("train", "compare"))
         print(f"tskd: {message}", file=sys.stderr)

@@ -111,13 +111,9 @@ def read_all(folder: Path) -> dict[str, dict]:
     """
     found = {}
     for path in records.find(folder, SUFFIX, "analyses"):
+        one = records.read_json(path)
         try:
-            one = json.loads(path.read_text("utf-8"))
             found[one["weights sha256"]] = one
-        except OSError as error:
-            raise records.RecordError(f"{path} cannot be read ({error.strerror})") from None
-        except (ValueError, RecursionError):
-            raise records.RecordError(f"{path} is not JSON") from None
         except (KeyError, TypeError):
             raise records.RecordError(f"{path} is not an analysis") from None
     return found

@@ -61,9 +61,9 @@ def output_folder(text: str) -> Path:
 
 def output_file(text: str) -> Path:
     """A converter for argparse: a file in a folder that can be written to, or made."""
-    if os.path.isdir(os.path.expanduser(text)):
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
     path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
     output_folder(os.path.dirname(path))
     return path
 

@@ -105,10 +105,8 @@ def run(
                 )
             students[method] = student
         else:
-            found, settings = (
-                records.read(paths[method]),
-                _settings(student, recipe, train, test, digest),
-            )
+            found = records.read(paths[method])
+            settings = _settings(student, recipe, train, test, digest)
             if "normalisation" not in found["data"]:  # records before 28 November 2026
                 del settings["data"]["normalisation"]
             if any(found[part] != value for part, value in settings.items()):

@@ -165,8 +165,17 @@ def read(path: Path) -> dict:
     Raises:
         RecordError: for a file that is missing, is not JSON or breaks the schema.
     """
+    return check(read_json(path), str(path))
+
+
+def read_json(path: Path):
+    """What a JSON file holds.
+
+    Raises:
+        RecordError: for a file that is missing, cannot be read or is not JSON.
+    """
     try:
-        return check(json.loads(Path(path).read_text("utf-8")), str(path))
+        return json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):

@@ -26,11 +26,18 @@ OUTCOMES = {  # what the rules of the large comparison ask
     "vote of tskd over vote of byot": (("tskd", VOTE), ("byot", VOTE)),
     "exit 1 of tskd over exit 1 of multi_exit": (("tskd", "exit 1"), ("multi_exit", "exit 1")),
 }
-STRONG, WIDE = record_why.methods(record_strong.ARMS[record_strong.NAME])
+STRONG, WIDE, LABELS_ONLY = record_why.methods(record_strong.ARMS[record_strong.NAME])
 EXPECTED = {  # of strong branches with all images, written before the runs
     "vote of strong tskd over its deepest exit": ((STRONG, VOTE), (STRONG, "deepest")),
     "vote of strong tskd over kd": ((STRONG, VOTE), ("kd", "deepest")),
     "wider kd over vote of strong tskd": ((WIDE, "deepest"), (STRONG, VOTE)),
+}
+ALIKE = {  # at equal cost, against strong branches that learn from labels alone
+    "exit 1 of strong tskd over that of strong multi_exit": (
+        (STRONG, "exit 1"),
+        (LABELS_ONLY, "exit 1"),
+    ),
+    "vote of strong tskd over that of strong multi_exit": ((STRONG, VOTE), (LABELS_ONLY, VOTE)),
 }
 AGAIN = "vote of strong tskd over kd"  # what was looked at a second time, with more seeds
 WITHIN = 0.85  # of the benchmark's speed
@@ -116,6 +123,11 @@ def outcomes() -> str:
 def expected() -> str:
     """What was expected of strong branches with all images."""
     return differences(EXPECTED, record_cifar.NAME, record_strong.NAME)
+
+
+def alike() -> str:
+    """What distillation adds where the branches are strong."""
+    return differences(ALIKE, record_strong.NAME)
 
 
 def again() -> str:
@@ -241,6 +253,7 @@ TABLES = {
     "search": search,
     "outcomes": outcomes,
     "expected": expected,
+    "alike": alike,
     "again": again,
     "bench": bench,
     "chapters": chapters,

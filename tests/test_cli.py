@@ -454,6 +454,14 @@ BAD_OPTIONS = [
     ("train --weights label_deepest=0", "every weight of baseline is zero"),
     ("train --weights temperature=2", "baseline has no soft targets that a temperature"),
     ("train --teacher NETWORK", "baseline does not learn from a teacher: leave out --teacher"),
+    (
+        "compare --methods baseline byot --teacher NETWORK --teacher-width 1",
+        "no method here has a teacher: leave out --teacher, --teacher-width",
+    ),
+    (
+        "compare --teacher NETWORK --teacher-network resnet8 --teacher-epochs 1",
+        "that teacher is trained already: leave out --teacher-network, --teacher-epochs",
+    ),
     ("train --epochs 0", "--epochs: '0' should be a whole number from 1"),
     ("train --epochs 1.5", "--epochs: '1.5' should be a whole number"),
     ("compare --epochs 0", "--epochs"),

@@ -91,6 +91,14 @@ def test_statistics_normalise_the_whole_set():
     assert normalise(constant.images, constant.mean, constant.std).isfinite().all()
 
 
+def test_normalise_leaves_its_images_as_they_are():
+    made = images([0, 1] * 20, seed=3)
+    pixels = made.images.float().contiguous(memory_format=torch.channels_last)
+    changed = normalise(pixels, made.mean, made.std)
+    assert torch.equal(pixels, made.images.float())
+    assert torch.equal(changed, normalise(made.images, made.mean, made.std))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

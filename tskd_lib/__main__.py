@@ -79,14 +79,16 @@ def compare(options: argparse.Namespace) -> None:
     there already is not trained again. The table shows accuracy in percent on the test images.
     """
     objectives = {method: losses.PRESETS[method] for method in options.methods}
+    taught = any(objective.teacher for objective in objectives.values())
+    refuse_idle_teacher(options, taught)
     train, test = load_images(options)
     few, network = students_images(options, train), students_network(options)
     # a network that does not suit the images fails here, not after the teacher's training
     build_student(classes=len(train.classes), input_shape=train.shape, **network)
     teacher, found = options.teacher, []
-    if teacher is None and any(objective.teacher for objective in objectives.values()):
-        large = {"name": options.teacher_network, "width": options.teacher_width,
-                 "stem": options.stem}  # fmt: skip
+    if taught and teacher is None:
+        large = {"name": options.teacher_network or "resnet10",
+                 "width": options.teacher_width or 0.5, "stem": options.stem}  # fmt: skip
         epochs = options.teacher_epochs or options.epochs
         found = run(options, "teacher", {"teacher": losses.PRESETS["baseline"]}, large, train,
                     test, experiments.TEACHER_SEED, epochs)  # fmt: skip
@@ -134,6 +136,17 @@ def refuse_idle(options: argparse.Namespace, objective: losses.Objective) -> Non
         raise ValueError(f"{method} learns from a teacher: give --teacher NETWORK.json")
     if options.teacher and not objective.teacher:
         raise ValueError(f"{method} does not learn from a teacher: leave out --teacher")
+
+
+def refuse_idle_teacher(options: argparse.Namespace, taught: bool) -> None:
+    """Refuse a teacher that no method learns from, and options of one that is not trained here."""
+    named = ["--teacher"] if options.teacher else []
+    made = [f"--teacher-{name}" for name in ("network", "width", "epochs")
+            if getattr(options, f"teacher_{name}") is not None]  # fmt: skip
+    if not taught and (idle := named + made):
+        raise ValueError(f"no method here has a teacher: leave out {', '.join(idle)}")
+    if named and made:
+        raise ValueError(f"that teacher is trained already: leave out {', '.join(made)}")
 
 
 def load_images(options: argparse.Namespace) -> tuple[data.Images, data.Images]:
@@ -325,10 +338,10 @@ def make_parser() -> argparse.ArgumentParser:
                      help="what to compare (all)")  # fmt: skip
     one.add_argument("--seeds", nargs="+", type=SEED, default=[0], metavar="SEED",
                      help="one run of every method for each (0)")  # fmt: skip
-    one.add_argument("--teacher-network", choices=networks.names(), default="resnet10",
-                     metavar="NAME", help="where no --teacher is given (%(default)s)")  # fmt: skip
-    one.add_argument("--teacher-width", type=POSITIVE, default=0.5, metavar="FACTOR",
-                     help="multiplies its channels (%(default)s)")  # fmt: skip
+    one.add_argument("--teacher-network", choices=networks.names(), metavar="NAME",
+                     help="where no --teacher is given (resnet10)")  # fmt: skip
+    one.add_argument("--teacher-width", type=POSITIVE, metavar="FACTOR",
+                     help="multiplies its channels (0.5)")  # fmt: skip
     one.add_argument("--teacher-epochs", type=COUNT, metavar="N",
                      help="its passes over all the images (as many as the students')")  # fmt: skip
     one.add_argument("--out", type=output_folder, default="runs/compare", metavar="DIR",

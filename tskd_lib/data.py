@@ -104,7 +104,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """Pixels to mean 0 and deviation 1 in each channel, in the `memory_format` of the device.
 
     Args:
-        images: uint8 `[B, C, H, W]`.
+        images: `[B, C, H, W]`, from 0 to 255.
         mean: of each channel, on the scale 0 to 1.
         std: likewise.
 
@@ -113,7 +113,8 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """
     shift = 255 * images.new_tensor(mean, dtype=torch.float32)
     scale = 255 * images.new_tensor(std, dtype=torch.float32)
-    images = images.to(torch.float32, memory_format=memory_format(images.device))
+    memory = memory_format(images.device)
+    images = images.to(torch.float32, copy=True, memory_format=memory)
     return images.sub_(shift.view(-1, 1, 1)).div_(scale.view(-1, 1, 1))
 
 

@@ -191,7 +191,7 @@ def saved(tmp_path_factory):
     network.train()
     for _ in range(3):  # batch-norm statistics that are not the initial ones
         network(data.normalise(images.images, images.mean, images.std))
-    save_network(folder / "net.json", network, images, note="mine")
+    save_network(folder / "net.json", network, images)
     return folder, network, images
 
 
@@ -222,7 +222,7 @@ def test_a_network_answers_as_before(saved):
     for found, one in zip(loaded(batch), expected):
         assert torch.equal(found, one)
     assert loaded.exits == network.exits and loaded.config == network.config
-    assert (about["dataset"], about["classes"], about["note"]) == ("mine", ["a", "b", "c"], "mine")
+    assert (about["dataset"], about["classes"]) == ("mine", ["a", "b", "c"])
     assert (tuple(about["mean"]), tuple(about["std"])) == (images.mean, images.std)
 
 

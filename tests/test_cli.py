@@ -486,6 +486,7 @@ BAD_OPTIONS = [
     ("train --per-class 0", "--per-class"),
     ("train --per-class -5", "--per-class"),
     ("train --subset-seed -1", "--subset-seed"),
+    ("train --subset-seed 1", "--subset-seed draws the images of --per-class: give that too"),
     ("train --image-size 0", "--image-size"),
     ("train --image-size 99999", "--image-size: '99999' should be a whole number from 1 to 16384"),
     ("compare --image-size -8", "--image-size"),

@@ -773,11 +773,13 @@ def test_probability_bars_are_the_probabilities():
 def test_feature_maps_have_every_image_once_in_each_panel():
     points = draw((3, 300, 2))
     figure = pictures.feature_maps(points, LABELS, "0123456789", ["a", "b", "c"])
+    figure.draw_without_rendering()
     assert [ax.get_xlabel() for ax in figure.axes[:3]] == ["a", "b", "c"]
     for ax, panel in zip(figure.axes, points):
         drawn = np.concatenate([dots.get_offsets() for dots in ax.collections])
         assert np.array_equal(np.sort(drawn, axis=0), np.sort(panel.numpy(), axis=0))
-        assert [text.get_text() for text in ax.texts] == list("0123456789")
+        assert sorted(text.get_text() for text in ax.texts) == list("0123456789")
+        assert_apart(ax.texts)
     with pytest.raises(ValueError, match=r"give \[K, N, 2\]"):
         pictures.feature_maps(points[:, :5], LABELS, "0123456789", ["a", "b", "c"])
     with pytest.raises(ValueError, match="for 0 titles"):

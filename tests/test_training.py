@@ -222,6 +222,21 @@ def test_fitting_leaves_no_wrapper_behind(digits, tiny):
     fit_quietly({"one": Student(network, PRESETS["baseline"])}, digits[0], other)
 
 
+def test_what_was_trained_before_trains_and_teaches_in_the_precision_asked_for(digits, tiny):
+    recipe = dataclasses.replace(RECIPE, epochs=1, precision="bf16")
+    teacher, student = tiny("deepest"), tiny("deepest", seed=1)
+    seen = {}
+    for name, network in {"teacher": teacher, "student": student}.items():
+        seen[name] = found = set()
+        network.backbone.stages[0].register_forward_hook(
+            lambda module, images, maps, found=found: found.add(maps.dtype)
+        )
+    fit_quietly({"one": Student(teacher, PRESETS["baseline"])}, digits[0], recipe)
+    for _ in range(2):
+        fit_quietly({"one": Student(student, PRESETS["kd"])}, digits[0], recipe, teacher)
+    assert seen == {"teacher": {torch.bfloat16}, "student": {torch.bfloat16}}
+
+
 def test_a_state_that_is_refused_leaves_no_wrapper_behind(digits, tiny, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1, precision="bf16")
     (tmp_path / "state.json").write_text("{}")
@@ -425,6 +440,8 @@ def test_statistics_that_are_not_finite_are_never_saved(digits, tiny, tmp_path):
     [
         ({"epochs": 0}, "epochs must be positive, got 0"),
         ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+        ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
         ({"batch_size": -1}, "batch_size must be positive"),
         ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),

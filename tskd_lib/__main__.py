@@ -169,9 +169,11 @@ def load(options: argparse.Namespace, image_size: int | None) -> tuple[data.Imag
 
 def students_images(options: argparse.Namespace, train: data.Images) -> data.Images:
     """The images that students are trained on: all, or so many a class."""
-    if options.per_class is None:
-        return train
-    return data.per_class(train, options.per_class, options.subset_seed)
+    if options.per_class is not None:
+        return data.per_class(train, options.per_class, options.subset_seed or 0)
+    if options.subset_seed is not None:
+        raise ValueError("--subset-seed draws the images of --per-class: give that too")
+    return train
 
 
 def students_network(options: argparse.Namespace) -> dict:

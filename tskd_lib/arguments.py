@@ -106,8 +106,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                        help="a trained network; the .json file of its checkpoint")  # fmt: skip
     group.add_argument("--per-class", type=COUNT, metavar="N",
                        help="students see N images a class (all)")  # fmt: skip
-    group.add_argument("--subset-seed", type=SEED, default=0, metavar="SEED",
-                       help="draws those images (%(default)s)")  # fmt: skip
+    group.add_argument("--subset-seed", type=SEED, metavar="SEED",
+                       help="draws those images (0)")  # fmt: skip
     recipe = Recipe()
     group.add_argument("--epochs", type=COUNT, default=recipe.epochs, metavar="N",
                        help="passes over the images (%(default)s)")  # fmt: skip
@@ -131,8 +131,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """The option of numerical precision."""
     parser.add_argument("--precision", choices=PRECISIONS, default="auto",
-                        help="auto: bf16 where the hardware has it, fp16 on older "
-                        "NVIDIA cards, else fp32")  # fmt: skip
+                        help="auto: bf16 on NVIDIA cards and CPUs with AVX512-BF16, fp16 on "
+                        "older NVIDIA cards, else fp32")  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

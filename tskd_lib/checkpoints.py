@@ -137,14 +137,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise CheckpointError(f"{path} is not a checkpoint of tskd, or is damaged") from None
 
 
-def save_network(path: Path, network: MultiExitNet, data: Images, **about) -> str:
+def save_network(path: Path, network: MultiExitNet, data: Images) -> str:
     """Write a network with what it needs to classify new images; returns the SHA-256.
 
     Args:
         path: the JSON file.
         network: from `exits.build_student`.
         data: where class names and normalisation come from.
-        about: anything else to keep.
     """
     about = {
         "kind": "network",
@@ -153,7 +152,6 @@ def save_network(path: Path, network: MultiExitNet, data: Images, **about) -> st
         "classes": data.classes,
         "mean": data.mean,
         "std": data.std,
-        **about,
     }
     return write(path, network.state_dict(), about)
 

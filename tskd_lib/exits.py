@@ -74,8 +74,8 @@ def exit_branch(inputs: int, outputs: int, halvings: int, strength: str = "byot"
         inputs: channels of the feature map.
         outputs: length of the feature vector, D.
         halvings: how often the resolution is halved.
-        strength: what does one halving. "separable": one separable convolution. "byot": two,
-            as in Zhang et al. 2019 (Be Your Own Teacher). "residual": a residual block.
+        strength: what does one halving. "separable": one separable convolution. "byot": two, as in
+            later code of the authors of Zhang et al. 2019. "residual": a residual block.
 
     Raises:
         ValueError: for an unknown strength.

@@ -72,12 +72,12 @@ def _download(make, name: str, root: Path, folder: str) -> list:
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(scratch) / folder, target)
+        return [make(root, train=train) for train in (True, False)]
     except Exception as error:  # offline, cut off, refused, full disk, a damaged archive
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{name} could not be downloaded ({reason}); expected its files in {root / folder}"
         ) from None
-    return [make(root, train=train) for train in (True, False)]
 
 
 def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | None) -> np.ndarray:
@@ -143,9 +143,10 @@ def folders(root: Path) -> list[Path]:
         DataError: where the folder cannot be read.
     """
     try:
-        return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        found = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     except OSError as error:
         raise _unreadable(error, root) from None
+    return sorted(found, key=lambda path: path.name)  # paths of Windows would ignore case
 
 
 def _image_files(folder: Path, root: Path) -> list[Path]:
@@ -177,4 +178,4 @@ def walk(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+    return sorted(found, key=lambda path: path.parts)

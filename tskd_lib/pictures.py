@@ -151,7 +151,8 @@ def feature_maps(
     Args:
         points: `[K, N, 2]`, for example the features' first two principal components.
         labels: `[N]`.
-        classes: their names; each is written where its images have their median.
+        classes: their names; each is written where its images have their median, or above a name
+            that is there already.
         titles: of the K panels.
 
     Raises:
@@ -172,11 +173,20 @@ def feature_maps(
     for ax in axes.flat[len(titles) :]:
         ax.set_axis_off()
     for ax, panel, title in zip(axes.flat, points, titles):
+        names = []
         for label, (name, colour) in enumerate(zip(classes, colours)):
             mine = panel[labels == label]
             if len(mine):
                 ax.scatter(*mine.T, s=14, color=colour, alpha=0.6, linewidth=0)
-                ax.text(*mine.median(0).values.tolist(), short(name, 20), **look)
+                names.append((mine.median(0).values.tolist(), short(name, 20)))
+        wide, high = (0.07 * (panel.amax(0) - panel.amin(0))).tolist()  # of a letter of `look`
+        taken = []
+        for (x, y), name in sorted(names, key=lambda place: place[0][1]):
+            for left, low, letters in taken:
+                if abs(x - left) < wide * (len(name) + letters) / 2 and y < low + high:
+                    y = low + high
+            taken.append((x, y, len(name)))
+            ax.text(x, y, name, **look)
         ax.set(xticks=[], yticks=[])
         ax.set_xlabel(short(title, 60))
         ax.grid(False)

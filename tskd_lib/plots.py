@@ -284,7 +284,9 @@ def reliability(
             look["linestyle"] = "none"
         label = f"{style.label}: ECE {100 * found.ece:.1f} %".removeprefix(": ")
         ax.plot(100 * found.confidence.numpy(), share, label=label, clip_on=False, **look)
-        strip.stairs(found.count.numpy(), edges, color=style.colour, linewidth=1.5)
+        strip.stairs(
+            found.count.numpy(), edges, color=style.colour, linestyle=style.line, linewidth=1.5
+        )
     strip.tick_params(labelbottom=False)
     strip.set_ylabel("Images")
     strip.yaxis.set_major_locator(MaxNLocator(2, integer=True, prune="lower"))

@@ -31,10 +31,10 @@ class Recipe:
             Smith and Topin 2018); "cosine" only falls (Loshchilov and Hutter 2017).
         clip: largest norm of the gradient; None for no limit.
         augment: crops, flips and erasing; None for none.
-        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware has it, fp16 on
-            older NVIDIA cards, else fp32.
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 on NVIDIA cards and on CPUs that have
+            AVX512-BF16, fp16 on older NVIDIA cards, else fp32.
         compile: use torch.compile; pays on long runs only.
-        seed: of shuffling and augmentation.
+        seed: of shuffling, augmentation and dropout, and in `experiments.run` of the weights.
 
     Raises:
         ValueError: for a value that makes no sense.
@@ -53,13 +53,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "seed"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
         for name in ("epochs", "batch_size", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("momentum", "weight_decay"):
+        for name in ("momentum", "weight_decay", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.momentum >= 1:

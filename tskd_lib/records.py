@@ -249,10 +249,11 @@ def frame(records: Iterable[dict]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _git(*arguments: str) -> str | None:
+def _said(*command: str) -> str | None:
+    """What a command prints, run in the folder of this library; None where it fails."""
     try:
         done = subprocess.run(
-            ["git", *arguments],
+            command,
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -274,7 +275,8 @@ def hardware(device: torch.device) -> str:
             line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
         )
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        apple = _said("sysctl", "-n", "machdep.cpu.brand_string")  # CPU and GPU are one chip
+        return apple or platform.processor() or platform.machine()
 
 
 def provenance(device: torch.device, processes: int, precision: str) -> dict:
@@ -283,8 +285,8 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
     Commit and cleanness are None where git does not keep this library, as in an installed copy.
     Of absolute paths in the command only the name is kept: a record is made to be published.
     """
-    ours = _git("ls-files", "--error-unmatch", os.path.basename(__file__)) is not None
-    status = _git("status", "--porcelain") if ours else None
+    ours = _said("git", "ls-files", "--error-unmatch", os.path.basename(__file__)) is not None
+    status = _said("git", "status", "--porcelain") if ours else None
     packages = ("torch", "torchvision", "accelerate", "numpy")
     versions = {name: metadata.version(name) for name in packages}
     command = [part.rstrip("/\\") for part in sys.argv]
@@ -296,7 +298,7 @@ def provenance(device: torch.device, processes: int, precision: str) -> dict:
     return {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([program, *command[1:]]),
-        "git commit": _git("rev-parse", "HEAD") if ours else None,
+        "git commit": _said("git", "rev-parse", "HEAD") if ours else None,
         "git clean": None if status is None else status == "",
         "versions": {"python": platform.python_version(), "tskd_lib": __version__, **versions},
         "device": device.type,
@@ -356,10 +358,16 @@ def costs(results: pd.DataFrame) -> pd.DataFrame:
     return table.astype({"parameters": int})
 
 
+def _shown(cell) -> str:
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.0f}" if abs(cell) >= 10_000 else f"{cell:.4g}"
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A DataFrame as a Markdown table, its index as the first column."""
     lines = [[table.index.name or "", *table.columns], ["---"] + ["---:"] * table.shape[1]]
     lines += [[label, *row] for label, row in zip(table.index, table.itertuples(index=False))]
-    cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in line] for line in lines]
+    cells = [[_shown(cell) for cell in line] for line in lines]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

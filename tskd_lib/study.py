@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import operator
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,7 +107,8 @@ class Study:
         """Train and test one student for each objective and seed; see `records.frame`.
 
         A seed draws the student's images, weights and batches, the same for all objectives.
-        What was run before is not run again.
+        What was run before is not run again. A run that was interrupted goes on from its last epoch
+        where seeds and cores are as many as before.
         """
         return run_jobs(self.jobs(objectives, seeds))
 
@@ -116,7 +118,7 @@ class Study:
         On a CPU every core trains a seed of its own, whose students share batches and teacher. The
         students of seeds that are then left over, which would leave cores idle, train one by one.
         """
-        seeds = list(dict.fromkeys(seeds))
+        seeds = [operator.index(seed) for seed in dict.fromkeys(seeds)]
         even = len(seeds) - len(seeds) % cores()
         alone = [{method: objective} for method, objective in objectives.items()]
         rest = [self.job(group, seed) for seed in seeds[even:] for group in alone]

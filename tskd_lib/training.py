@@ -217,10 +217,11 @@ class Run:
             self.models[name], self.optimizers[name] = accelerator.prepare(network, optimizer)
 
     def release(self) -> None:
-        """Take accelerate's wrappers off again."""
+        """Take accelerate's wrappers off again, and its mark, which would keep off new ones."""
         models = [*self.models.values(), *([self.teacher] if self.teacher is not None else [])]
         for model in models:
-            self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            network = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            network._is_accelerate_prepared = False
 
     def train_epoch(self, data: Images, epoch: int, steps: int, bar) -> dict[str, dict]:
         """One pass over the data, of so many steps; a row of the history for each student."""

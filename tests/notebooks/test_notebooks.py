@@ -169,6 +169,8 @@ def test_exercises_have_solutions_that_run(path):
 def test_chapter_has_its_parts(path):
     said, (main, _) = text(path), code_cells(path)
     assert said.startswith("# ") and said.count("Predict, then reveal") >= 2
+    titles = set(re.findall(r"^:::\{(?:admonition|dropdown)\} (.*)$", said, re.MULTILINE))
+    assert titles == {"Predict, then reveal", "Reveal"}
     for heading in ("## Your run against ours", "## Summary", "## Exercises", "## Read on"):
         assert f"\n{heading}\n" in said, heading
     assert "**Time**" in said and "**You need**" in said

@@ -786,6 +786,14 @@ def test_feature_maps_have_every_image_once_in_each_panel():
         pictures.feature_maps(points[:0], LABELS, "0123456789", [])
 
 
+def test_names_that_are_far_apart_stand_at_the_median_of_their_images():
+    points = draw((1, 300, 2)) + 30 * LABELS[:, None]
+    (ax,) = pictures.feature_maps(points, LABELS, "0123456789", ["a"]).axes
+    assert [text.get_text() for text in ax.texts] == list("0123456789")
+    for label, text in enumerate(ax.texts):
+        assert text.get_position() == tuple(points[0, LABELS == label].median(0).values.tolist())
+
+
 def test_the_network_is_drawn_as_it_is():
     student = tiny_student()
     texts = [text.get_text() for text in pictures.network(student).axes[0].texts]

@@ -292,14 +292,16 @@ def test_the_summary_has_the_order_of_the_presets():
 
 def test_markdown():
     table = pd.DataFrame(
-        {"a": [1, 20], "b": [0.123456, 23456.7], "c": ["x", "y|z"]}, index=["one", "two"]
+        {"a": [1, 20, 300], "b": [0.123456, 2.0, 23456.7], "c": ["x", "y|z", ""]},
+        index=["one", "two", "three"],
     )
     table = table.rename_axis("name")
     assert markdown(table).splitlines() == [
         "| name | a | b | c |",
         "| --- | ---: | ---: | ---: |",
         "| one | 1 | 0.1235 | x |",
-        "| two | 20 | 23457 | y\\|z |",
+        "| two | 20 | 2 | y\\|z |",
+        "| three | 300 | 23457 |  |",
     ]
 
 

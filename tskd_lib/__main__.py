@@ -59,6 +59,7 @@ last epoch that is on disk when the same command is given again."""
 METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targets), multi_exit
 (exits after every stage), byot (be your own teacher: and the deepest exit teaches the others),
 tskd (all of it)"""
+TEACHER = {"network": "resnet10", "width": 0.5}  # of `compare`, where nothing else is said
 GOES_ON = "; the same command goes on from the last epoch on disk, if there is one"
 NO_MEMORY = "there is not enough memory; choose a smaller network, batch or image size"
 SHOW = {
@@ -87,8 +88,9 @@ def compare(options: argparse.Namespace) -> None:
     build_student(classes=len(train.classes), input_shape=train.shape, **network)
     teacher, found = options.teacher, []
     if taught and teacher is None:
-        large = {"name": options.teacher_network or "resnet10",
-                 "width": options.teacher_width or 0.5, "stem": options.stem}  # fmt: skip
+        large = {"name": options.teacher_network or TEACHER["network"],
+                 "width": options.teacher_width or TEACHER["width"],
+                 "stem": options.stem}  # fmt: skip
         epochs = options.teacher_epochs or options.epochs
         found = run(options, "teacher", {"teacher": losses.PRESETS["baseline"]}, large, train,
                     test, experiments.TEACHER_SEED, epochs)  # fmt: skip
@@ -341,9 +343,9 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--seeds", nargs="+", type=SEED, default=[0], metavar="SEED",
                      help="one run of every method for each (0)")  # fmt: skip
     one.add_argument("--teacher-network", choices=networks.names(), metavar="NAME",
-                     help="where no --teacher is given (resnet10)")  # fmt: skip
+                     help=f"where no --teacher is given ({TEACHER['network']})")  # fmt: skip
     one.add_argument("--teacher-width", type=POSITIVE, metavar="FACTOR",
-                     help="multiplies its channels (0.5)")  # fmt: skip
+                     help=f"multiplies its channels ({TEACHER['width']})")  # fmt: skip
     one.add_argument("--teacher-epochs", type=COUNT, metavar="N",
                      help="its passes over all the images (as many as the students')")  # fmt: skip
     one.add_argument("--out", type=output_folder, default="runs/compare", metavar="DIR",

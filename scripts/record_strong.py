@@ -3,10 +3,10 @@
     python scripts/record_strong.py FOLDER
 
 What `record_why.py` chose with 100 images of each class: its branches for TSKD, and for KD a width
-that costs as much. Multi-exit training gets these branches too. Then strong TSKD and KD once more,
-with two more seeds. All else, the teacher included, is as in `record_cifar.py`, whose records it
-takes from tskd_lib/runs. FOLDER gets networks and records, and can be given again after an
-interruption; what the book needs is then copied to tskd_lib/runs. It takes eight hours on two
+that costs as much. Multi-exit training and BYOT get these branches too. Then strong TSKD and KD
+once more, with two more seeds. All else, the teacher included, is as in `record_cifar.py`, whose
+records it takes from tskd_lib/runs. FOLDER gets networks and records, and can be given again after
+an interruption; what the book needs is then copied to tskd_lib/runs. It takes ten hours on two
 cores.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import record_cifar
 from record_study import command, keep, variant
-from record_why import BRANCHES, STRONG, WIDE, Arms, jobs, methods
+from record_why import BRANCHES, NO_TEACHER, STRONG, WIDE, Arms, jobs, methods
 
 from tskd_lib import records, study
 from tskd_lib.losses import PRESETS
@@ -24,7 +24,7 @@ from tskd_lib.losses import PRESETS
 NAME, MORE = (f"{record_cifar.NAME}-{name}" for name in ("strong", "more"))
 LABELS_ONLY: Arms = [(BRANCHES, {"multi_exit branches=residual": PRESETS["multi_exit"]})]
 ARMS: dict[str, Arms] = {
-    NAME: [*STRONG, *WIDE, *LABELS_ONLY],
+    NAME: [*STRONG, *WIDE, *LABELS_ONLY, *NO_TEACHER],
     MORE: [*STRONG, ({}, {"kd": PRESETS["kd"]})],
 }
 SEEDS = {NAME: range(3), MORE: range(3, 5)}

@@ -26,7 +26,8 @@ OUTCOMES = {  # what the rules of the large comparison ask
     "vote of tskd over vote of byot": (("tskd", VOTE), ("byot", VOTE)),
     "exit 1 of tskd over exit 1 of multi_exit": (("tskd", "exit 1"), ("multi_exit", "exit 1")),
 }
-STRONG, WIDE, LABELS_ONLY = record_why.methods(record_strong.ARMS[record_strong.NAME])
+ALL_IMAGES = record_strong.ARMS[record_strong.NAME]
+STRONG, WIDE, LABELS_ONLY, NO_TEACHER = record_why.methods(ALL_IMAGES)
 EXPECTED = {  # of strong branches with all images, written before the runs
     "vote of strong tskd over its deepest exit": ((STRONG, VOTE), (STRONG, "deepest")),
     "vote of strong tskd over kd": ((STRONG, VOTE), ("kd", "deepest")),

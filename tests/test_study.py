@@ -14,6 +14,7 @@ import pytest
 import record_cifar
 import record_gradients
 import record_grid
+import record_pairs
 import record_settings
 import record_shots
 import record_strong
@@ -576,6 +577,26 @@ def test_students_that_are_missing_are_one_sentence(own_teacher, tmp_path, monke
     with pytest.raises(SystemExit, match="multi_exit.json") as stop:
         record_study.command(record_gradients.main, [str(tmp_path / "mine")])
     assert "\n" not in str(stop.value)
+
+
+def test_two_students_with_the_same_images_vote(own_teacher, tmp_path, monkeypatch):
+    library, few = tmp_path / "library", own_teacher
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(study, "load", {"full": few}.get)
+    monkeypatch.setattr(record_pairs, "PAIRS", [(0, 2), (1, 3)])
+    record_pairs.main(tmp_path / "mine")
+    ours = library / record_pairs.NAME
+    found = {r["seed"]: r for r in records.read_all(ours)}
+    images = [found[seed]["data"]["train sha256"] for seed in range(4)]
+    assert images == [few.few(seed).checksum() for seed in (0, 1, 0, 1)]
+    assert len({r["weights sha256"] for r in found.values()}) == 4
+    problem = dataclasses.replace(few, folder=tmp_path / "mine" / record_pairs.NAME)
+    votes = json.loads((ours / record_pairs.FILE).read_text())["votes"]
+    assert [vote["seeds"] for vote in votes] == [[0, 2], [1, 3]]
+    for vote in votes:
+        chances = [problem.logits("kd", seed)[0].softmax(-1) for seed in vote["seeds"]]
+        right = (sum(chances).argmax(-1) == few.test.labels).double().mean().item()
+        assert vote["accuracy"] == pytest.approx(right)
 
 
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Images: what is read is what is there, splits are fair, augmentation does what it says."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,14 @@ def test_normalise_leaves_its_images_as_they_are():
     changed = normalise(pixels, made.mean, made.std)
     assert torch.equal(pixels, made.images.float())
     assert torch.equal(changed, normalise(made.images, made.mean, made.std))
+
+
+def test_names_and_statistics_become_plain_text_and_numbers():
+    pixels, labels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
+    numbers = {"mean": np.float32([0.5]), "std": (1,)}
+    made = Images("mine", pixels, labels, classes=np.arange(2), **numbers)
+    assert json.loads(json.dumps([made.classes, made.mean, made.std])) == [["0", "1"], [0.5], [1.0]]
+    assert list(map(type, [*made.classes, *made.mean, *made.std])) == [str, str, float, float]
 
 
 @pytest.mark.parametrize(

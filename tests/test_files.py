@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
@@ -128,7 +129,8 @@ def test_labels_out_of_range_are_refused(monkeypatch, tmp_path):
 
 
 def files_below(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+    found = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return sorted(name for name in found if name != files.LOCK)
 
 
 @contextlib.contextmanager
@@ -243,19 +245,31 @@ def test_an_interrupted_download_leaves_nothing(server, monkeypatch, tmp_path):
     assert len(load("cifar100", tmp_path)[0]) == 6
 
 
-def test_what_a_killed_download_left_does_no_harm(server, tmp_path):
+def test_what_a_killed_download_left_is_removed(server, tmp_path):
     (tmp_path / ".download-killed").mkdir()
     (tmp_path / ".download-killed" / "cifar-100-python.tar.gz").write_bytes(b"half")
-    assert len(load("cifar100", tmp_path)[0]) == 6
-    assert (tmp_path / ".download-killed").exists()  # it may be that of another process
-
-
-def test_what_a_killed_download_left_goes_after_a_day(server, tmp_path):
-    (tmp_path / ".download-killed").mkdir()
-    (tmp_path / ".download-killed" / "cifar-100-python.tar.gz").write_bytes(b"half")
-    os.utime(tmp_path / ".download-killed", (0, 0))
     assert len(load("cifar100", tmp_path)[0]) == 6
     assert not list(tmp_path.glob(".download-*"))
+
+
+def test_one_of_several_downloads_and_the_others_wait(server, monkeypatch, tmp_path):
+    original, here = files._download, threading.Barrier(3)
+
+    def held(*arguments):
+        assert server.requests == 0
+        original(*arguments)
+
+    def wait_and_load(_):
+        here.wait()
+        return load("cifar100", tmp_path)[0].checksum()
+
+    monkeypatch.setattr(files, "_download", held)
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(wait_and_load, range(3)))) == 1
+    assert files_below(tmp_path) == [
+        "cifar-100-python",
+        *(f"cifar-100-python/{f}" for f in ("meta", "test", "train")),
+    ]
 
 
 def test_files_that_are_not_as_published_are_replaced(server, tmp_path):

@@ -159,6 +159,12 @@ def test_a_value_out_of_range_is_named(record, tmp_path, place, value):
     refused(changed(record, place, value), tmp_path, place)
 
 
+@pytest.mark.parametrize("field", ["parameters", "flops"])
+def test_every_exit_has_its_cost(record, tmp_path, field):
+    shorter = changed(record, ("cost", field), record["cost"][field][:-1])
+    refused(shorter, tmp_path, ("cost",), "exits need a number each")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
     "place",

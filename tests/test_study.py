@@ -81,8 +81,9 @@ def test_run_gives_a_row_for_every_seed_and_answer_and_keeps_the_networks(small,
 
 
 def test_nothing_to_run_is_a_sentence(small):
-    with pytest.raises(ValueError, match="at least one objective and one seed"):
-        small.run({"baseline": PRESETS["baseline"]}, seeds=[])
+    for objectives, seeds in (({"baseline": PRESETS["baseline"]}, []), ({}, range(3))):
+        with pytest.raises(ValueError, match="at least one objective and one seed"):
+            small.run(objectives, seeds)
 
 
 def test_students_side_by_side_are_those_of_one_process(small, monkeypatch):

@@ -448,6 +448,7 @@ def test_statistics_that_are_not_finite_are_never_saved(digits, tiny, tmp_path):
         ({"momentum": -0.1}, "momentum must not be negative"),
         ({"momentum": 1.0}, "momentum must be below 1"),
         ({"clip": 0.0}, "clip must be positive"),
+        ({"clip": math.inf}, "clip must be positive and finite, got inf"),
         ({"schedule": "steps"}, "unknown schedule 'steps'"),
         ({"precision": "int8"}, "unknown precision 'int8'"),
     ],

@@ -44,7 +44,7 @@ from .arguments import (
 )
 from .exits import build_student
 from .losses import Objective
-from .recipes import Recipe, default_device, this_process
+from .recipes import Recipe, default_device
 from .training import TrainingDiverged, evaluate
 
 EXAMPLES = """examples:
@@ -82,7 +82,7 @@ def compare(options: argparse.Namespace) -> None:
     objectives = {method: losses.PRESETS[method] for method in options.methods}
     taught = any(objective.teacher for objective in objectives.values())
     refuse_idle_teacher(options, taught)
-    train, test = load_images(options)
+    train, test = load(options, options.image_size)
     few, network = students_images(options, train), students_network(options)
     # a network that does not suit the images fails here, not after the teacher's training
     build_student(classes=len(train.classes), input_shape=train.shape, **network)
@@ -110,7 +110,7 @@ def train(options: argparse.Namespace) -> None:
     """
     objective = dataclasses.replace(losses.PRESETS[options.method], **dict(options.weights))
     refuse_idle(options, objective)
-    train, test = load_images(options)
+    train, test = load(options, options.image_size)
     few, network = students_images(options, train), students_network(options)
     found = run(options, "", {options.method: objective}, network, few, test, options.seed,
                 options.epochs, options.teacher)  # fmt: skip
@@ -134,6 +134,8 @@ def refuse_idle(options: argparse.Namespace, objective: losses.Objective) -> Non
         raise ValueError(f"every weight of {method} is zero: nothing to learn from")
     if "temperature" in given and not {"teacher", "self_"} & set(learnt):
         raise ValueError(f"{method} has no soft targets that a temperature would change")
+    if "smoothing" in given and not {"label", "label_deepest"} & set(learnt):
+        raise ValueError(f"{method} has no labels that smoothing would change")
     if objective.teacher and options.teacher is None:
         raise ValueError(f"{method} learns from a teacher: give --teacher NETWORK.json")
     if options.teacher and not objective.teacher:
@@ -149,12 +151,6 @@ def refuse_idle_teacher(options: argparse.Namespace, taught: bool) -> None:
         raise ValueError(f"no method here has a teacher: leave out {', '.join(idle)}")
     if named and made:
         raise ValueError(f"that teacher is trained already: leave out {', '.join(made)}")
-
-
-def load_images(options: argparse.Namespace) -> tuple[data.Images, data.Images]:
-    """The images of training and test; of several processes the first one downloads them."""
-    with this_process().main_process_first():
-        return load(options, options.image_size)
 
 
 def load(options: argparse.Namespace, image_size: int | None) -> tuple[data.Images, data.Images]:

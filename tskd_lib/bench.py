@@ -61,7 +61,7 @@ class Workload:
         pixels, labels = torch.randint(256, size).byte(), torch.randint(self.classes, size[:1])
         names = tuple(str(i) for i in range(self.classes))
         images = data.Images("noise", pixels, labels, names, (0.5,) * 3, (0.25,) * 3)
-        return images.to(recipes.make_accelerator("auto").device)
+        return images.to(recipes.default_device())
 
     def trainer(self, network: tuple[str, float], images: data.Images, *methods: str, **recipe):
         """The library's own training, set up for one network and presets (the baseline)."""
@@ -106,7 +106,7 @@ def multi_exit(record: dict, work: Workload) -> None:
 
 def matrix_products(sizes: Sequence[int], precision: str) -> dict[str, Callable[[], None]]:
     """Products of square matrices, each repeated to the FLOPs of the largest."""
-    device = recipes.make_accelerator(precision).device
+    device = recipes.default_device()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
     def run(a, b, out, times: int) -> None:
@@ -259,7 +259,7 @@ def measure(rounds: int, work: Workload, imports: Mapping[str, str] = IMPORTS) -
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    device = recipes.make_accelerator("auto").device
+    device = recipes.default_device()
     origin = records.provenance(device, 1, recipes.choose_precision("auto", device))
     record = {"format": 1, "provenance": origin, "rounds": rounds, "workload": asdict(work)}
     record |= {part: {} for part in ROWS}

@@ -49,6 +49,9 @@ class Images:
     std: tuple[float, ...]
 
     def __post_init__(self):
+        plain = {"classes": str, "mean": float, "std": float}  # as checkpoints keep them
+        for field, kind in plain.items():
+            object.__setattr__(self, field, tuple(map(kind, getattr(self, field))))
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise DataError(f"{self.name}: images must be uint8 [N, C, H, W]")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:

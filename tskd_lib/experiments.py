@@ -23,7 +23,7 @@ from . import checkpoints, networks, records, training, voting
 from .data import Images
 from .exits import MultiExitNet, build_student
 from .losses import Objective
-from .recipes import Recipe, choose_precision, make_accelerator
+from .recipes import Recipe, choose_precision, this_process
 from .training import Student, evaluate, fit
 
 TEACHER_SEED = 100  # not a student's seed, so that the teacher shares no weights with one
@@ -114,13 +114,13 @@ def run(
                     f"{paths[method]} is of a run with other settings; give another folder"
                 )
     if students:
-        accelerator = make_accelerator(recipe.precision)
-        precision = choose_precision(recipe.precision, accelerator.device)
+        process = this_process()
+        precision = choose_precision(recipe.precision, process.device)
         folder.mkdir(parents=True, exist_ok=True)  # else a bad folder shows when training is over
-        origin = records.provenance(accelerator.device, accelerator.num_processes, precision)
+        origin = records.provenance(process.device, process.num_processes, precision)
         validation = test if every_epoch else None
         history = fit(students, train, recipe, teacher, validation, state.parent, progress)
-        if accelerator.is_main_process:
+        if process.is_main_process:
             for method, student in students.items():
                 record = {"format": 1, "experiment": name, "method": method, "seed": recipe.seed}
                 record |= {"provenance": origin, **_settings(student, recipe, train, test, digest)}
@@ -131,7 +131,7 @@ def run(
                 records.write({**record, "weights sha256": weights}, paths[method])
             checkpoints.remove(state)
             shutil.rmtree(state.parent, ignore_errors=True)
-        accelerator.wait_for_everyone()
+        process.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
 
 

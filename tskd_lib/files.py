@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 TORCHVISION = {
     # name: (class in torchvision.datasets, the folder that it keeps below the root)
@@ -18,7 +19,8 @@ TORCHVISION = {
     "cifar100": ("CIFAR100", "cifar-100-python"),
     "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
 }
-A_DAY = 24 * 60 * 60  # seconds
+LOCK = ".download.lock"  # below the root, of the process that downloads
+INCOMPLETE = RuntimeError, EOFError, OSError  # what torchvision raises for missing or wrong files
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -41,43 +43,49 @@ def torchvision_sets(name: str, root: Path, download: bool) -> list:
 
     kind, folder = TORCHVISION[name]
     make = getattr(torchvision.datasets, kind)
-    try:
+
+    def read() -> list:
         return [make(root, train=train) for train in (True, False)]
+
+    try:
+        return read()
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror})") from None
-    except (RuntimeError, EOFError, OSError):
+    except INCOMPLETE:
         if not download:
             raise DataError(
                 f"{name} is not complete in {root / folder}; allow the download"
             ) from None
-        return _download(make, name, root, folder)
     except Exception as error:  # unpickling damaged files raises almost anything
         raise DataError(f"{name} in {root / folder} is damaged ({error}); delete it") from None
-
-
-def _download(make, name: str, root: Path, folder: str) -> list:
-    """Download beside the root, then move it there: an interruption leaves nothing half-made.
-
-    What a killed process left is removed, once it is so old that nobody can be busy with it.
-    """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(".download-*"):
-            if time.time() - left.stat().st_mtime > A_DAY:
-                shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
-            for train in (True, False):
-                make(scratch, train=train, download=True)
-            target = root / folder
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(scratch) / folder, target)
-        return [make(root, train=train) for train in (True, False)]
+        with FileLock(root / LOCK):
+            with contextlib.suppress(*INCOMPLETE):
+                return read()  # another process has fetched it meanwhile
+            _download(make, root, folder)
+            return read()
     except Exception as error:  # offline, cut off, refused, full disk, a damaged archive
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{name} could not be downloaded ({reason}); expected its files in {root / folder}"
         ) from None
+
+
+def _download(make, root: Path, folder: str) -> None:
+    """Download beside the root, then move it there: an interruption leaves nothing half-made.
+
+    What a killed process left is removed. Only one process at a time may be here.
+    """
+    for left in root.glob(".download-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
+        for train in (True, False):
+            make(scratch, train=train, download=True)
+        target = root / folder
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(Path(scratch) / folder, target)
 
 
 def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | None) -> np.ndarray:

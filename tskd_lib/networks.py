@@ -227,8 +227,9 @@ def build(
     """A staged backbone with freshly drawn weights (torch's global generator).
 
     `BUILDERS` holds a function for each name, which is called with the other arguments in this
-    order, and can be given more. Its convolutions and norms are then drawn anew by `initialise`,
-    so to start from weights of your own, load them into the network that is returned.
+    order, and can be given more. Its convolutions are then drawn anew by `initialise`; norms and
+    linear layers stay as they were made. To start from weights of your own, load them into the
+    network that is returned.
 
     Args:
         name: one of `names()`, such as "resnet18" (He et al. 2016), "vgg16" (Simonyan and

@@ -141,7 +141,9 @@ def _validator():
 
 
 def check(record: dict, name: str = "the record") -> dict:
-    """The record itself, if it follows `SCHEMA`; its numbers must be finite.
+    """The record itself, if it follows `SCHEMA` and has the cost of each exit.
+
+    Its numbers must be finite.
 
     Raises:
         RecordError: naming the first place where it does not.
@@ -150,6 +152,9 @@ def check(record: dict, name: str = "the record") -> dict:
     if error is not None:
         place = " > ".join(str(step) for step in error.absolute_path) or "top level"
         raise RecordError(f"{name} is not a valid record: {place}: {error.message[:200]}")
+    exits, cost = len(record["results"]["exits"]), record["cost"]
+    if not len(cost["parameters"]) == len(cost["flops"]) == exits:
+        raise RecordError(f"{name} is not a valid record: cost: {exits} exits need a number each")
     return record
 
 

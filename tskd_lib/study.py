@@ -207,7 +207,7 @@ def run_jobs(jobs: Sequence[Mapping]) -> pd.DataFrame:
     """
     from joblib import Parallel, parallel_config
 
-    if not jobs:
+    if not any(job["objectives"] for job in jobs):
         raise ValueError("there is nothing to run: give at least one objective and one seed")
 
     workers = min(len(jobs), cores())

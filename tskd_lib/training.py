@@ -190,7 +190,7 @@ class Run:
     def __init__(self, students, data, recipe, teacher, folder, accelerator):
         self.students, self.recipe, self.accelerator = students, recipe, accelerator
         self.path = None if folder is None else Path(folder) / "state.json"
-        self.epoch = self.good = 0
+        self.epoch = 0
         self.saved = time.monotonic()
         self.settings = {
             "data": [data.checksum(), data.mean, data.std],
@@ -309,7 +309,9 @@ class Run:
             )
 
     def _diverged(self, what: str, epoch: int, step: int) -> None:
-        good = f"{self.path} (epoch {self.good})" if self.good else "none"
+        good = "none"
+        if self.path is not None and self.path.exists():
+            good = f"{self.path} (epoch {checkpoints.read(self.path)[1]['epoch']})"
         raise TrainingDiverged(
             f"{what} at epoch {epoch}, step {step + 1}; last good checkpoint: {good}; "
             "try a lower learning rate or gradient clipping"
@@ -345,7 +347,7 @@ class Run:
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             checkpoints.write(self.path, self._tensors(), about)
-            self.saved, self.good = time.monotonic(), epoch
+        self.saved = time.monotonic()
 
     @torch.no_grad()
     def resume(self) -> dict[str, list[dict]]:
@@ -367,7 +369,7 @@ class Run:
                 tensor.copy_(saved[name])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(about["scaler"])
-            self.epoch = self.good = int(about["epoch"])
+            self.epoch = int(about["epoch"])
             return {name: about["history"][name] for name in self.students}
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise checkpoints.CheckpointError(

@@ -37,6 +37,7 @@ from tskd_lib import (
 )
 from tskd_lib.__main__ import main
 from tskd_lib.arguments import output_file, output_folder
+from tskd_lib.exits import MultiExitNet
 
 COMMANDS = ("train", "compare", "evaluate", "predict", "bench", "report")
 SMALL = "--network resnet8 --strength separable --width 0.25 --batch-size 25 --precision fp32"
@@ -372,6 +373,18 @@ def test_predict_is_early_exit(trained, tmp_path, capsys, rule, threshold):
         assert line.startswith(row["file"])
         parts = line[len(row["file"]) :].split()
         assert parts == [row["class"], f"{100 * row['confidence']:.1f}%", str(row["exit"])]
+
+
+def test_predict_runs_no_stage_after_the_exit(trained, tmp_path, monkeypatch):
+    path, advance, reached = trained[0] / "seed-0" / "tskd.json", MultiExitNet.advance, []
+
+    def look(self, hidden, exit):
+        reached.append(exit)
+        return advance(self, hidden, exit)
+
+    monkeypatch.setattr(MultiExitNet, "advance", look)
+    assert run("predict", path, *photos(tmp_path), "--threshold", 0) == 0
+    assert reached == [0]
 
 
 def test_predict_takes_many_files_of_any_size(trained, tmp_path, capsys):

@@ -68,10 +68,12 @@ def images(test, device):
     return data.normalise(test.images, test.mean, test.std).to(device)
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("precision", ["auto", "fp32", "fp16"])
 def test_a_student_learns_and_its_checkpoint_loads_on_the_cpu(
     device, digits, tiny, tmp_path, precision
 ):
+    if precision == "fp16" and device.type == "cpu":
+        pytest.skip("fp16 is for GPUs")
     train, test = digits
     recipe = Recipe(epochs=8, batch_size=50, augment=data.Augment(1, False), precision=precision)
     student = tiny()

@@ -57,6 +57,15 @@ def test_every_network_trains_on_small_images(name):
     assert all(p.grad is not None for p in backbone.parameters())
 
 
+def test_convolutions_start_as_he_et_al_2015_say():
+    wide = [m for m in networks.build("resnet10", 10).modules() if isinstance(m, torch.nn.Conv2d)][
+        1:
+    ]
+    for layer in wide:
+        fan_out = layer.out_channels * layer.kernel_size[0] ** 2
+        assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+
+
 def test_stages_and_width():
     student = networks.build("resnet18", 100, width=0.25)
     assert networks.feature_shapes(student) == [

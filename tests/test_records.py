@@ -1,6 +1,7 @@
 """Records: checked on the way in and out, and tables that are what a hand would compute."""
 
 import copy
+import errno
 import json
 import os
 import re
@@ -112,6 +113,20 @@ def test_what_is_written_is_read(record, tmp_path):
     records.write(record, path)
     assert read(path) == record == check(record)
     assert [p.name for p in path.parent.iterdir()] == ["x.record.json"]
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "x.record.json"
+    records.write(make(), path)
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError):
+        records.write(make(seed=1), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_schema_requires_every_part(record):

@@ -70,7 +70,7 @@ print(min(page_faults() for _ in range(10)))  # the first ones can fall between 
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert int(done.stdout) < 1000  # of 16,384 where the memory comes anew
+    assert int(done.stdout) < 100  # of 16,384 where the memory comes anew, 544 with huge pages
 
 
 def test_a_first_step_that_fp16_skips_leaves_the_momentum_at_zero(digits, tiny):
@@ -161,11 +161,30 @@ def test_dropout_of_one_student_is_not_that_of_another(digits, tiny):
     alone = student()
     fit_quietly({"second": alone}, digits[0], RECIPE)
     assert_same_weights(weights(alone.network), weights(together["second"].network))
-    other = student()
-    fit_quietly({"other": other}, digits[0], dataclasses.replace(RECIPE, seed=1, augment=None))
-    assert not torch.equal(
-        other.network.backbone.classifier.weight, alone.network.backbone.classifier.weight
-    )
+
+
+def test_every_step_and_seed_has_its_own_images_and_draws(digits, tiny):
+    images, draws = set(), set()
+
+    def look(_, given):
+        images.add(given[0].contiguous().numpy().tobytes())
+        draws.add(tuple(torch.rand(3).tolist()))
+
+    for seed in range(2):
+        network = tiny("deepest")
+        network.backbone.stem.register_forward_pre_hook(look)
+        recipe = dataclasses.replace(RECIPE, seed=seed)
+        fit_quietly({"one": Student(network, PRESETS["baseline"])}, digits[0], recipe)
+    assert len(images) == len(draws) == 2 * 2 * 4  # seeds, epochs, batches
+
+
+def test_the_deepest_exit_of_a_teacher_teaches(digits, tiny):
+    ends = []
+    for exits in ("deepest", "all"):  # of the same backbone
+        student, teacher = Student(tiny("deepest"), PRESETS["kd"]), tiny(exits, seed=1)
+        fit_quietly({"kd": student}, digits[0], RECIPE, teacher)
+        ends.append(weights(student.network))
+    assert_same_weights(*ends)
 
 
 def test_progress_shows_the_terms(digits, tiny, capsys):
@@ -317,7 +336,7 @@ os.waitpid(start("whole"), 0)
 epoch, kills, status = (time.monotonic() - began) / recipe.epochs, 0, signal.SIGKILL
 while status == signal.SIGKILL:
     child = start("killed")
-    time.sleep(random.uniform(0.5, 3) * epoch * 1.1**kills)
+    time.sleep(random.uniform(0.2, 1.5) * epoch * 1.1**kills)
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     kills += status == signal.SIGKILL
@@ -328,12 +347,40 @@ print(kills, status)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+def test_states_are_kept_as_time_goes_by(digits, tiny, tmp_path, monkeypatch):
+    kept, clock, train_epoch = [], [0.0], training.Run.train_epoch
+
+    def slow(self, *given):
+        clock[0] += 0.45 * training.SAVE_EVERY
+        return train_epoch(self, *given)
+
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(training.Run, "train_epoch", slow)
+    monkeypatch.setattr(checkpoints, "write", lambda path, tensors, about: kept.append(about))
+    student = {"one": Student(tiny("deepest"), PRESETS["baseline"])}
+    fit_quietly(student, digits[0], dataclasses.replace(RECIPE, epochs=8), folder=tmp_path)
+    assert [about["epoch"] for about in kept] == [3, 6, 8]
+
+
+def test_the_scale_of_fp16_is_kept(digits, tiny, tmp_path):
+    def run(scale):
+        student = {"one": Student(tiny("deepest"), PRESETS["baseline"])}
+        accelerator = recipes.make_accelerator("fp32")
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return training.Run(student, digits[0], RECIPE, None, tmp_path, accelerator)
+
+    run(64.0).save(RECIPE.epochs, {"one": []}, 4)
+    later = run(2.0)
+    later.resume()
+    assert later.accelerator.scaler.get_scale() == 64.0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_run_killed_at_any_moments_ends_with_the_very_same_weights(tmp_path):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=300)
     kills, status = map(int, done.stdout.split())
-    assert status == 0 and kills > 1
+    assert status == 0 and kills > 0
     (expected, whole), (resumed, killed) = (
         checkpoints.read(tmp_path / run / "state.json") for run in ("whole", "killed")
     )

@@ -50,15 +50,15 @@ from .training import TrainingDiverged, evaluate
 EXAMPLES = """examples:
   tskd compare --per-class 10                    five methods on the embedded digits
   tskd compare --dataset cifar100 --seeds 0 1 2  the same on CIFAR-100, three seeds
-  tskd train --dataset folder --data-root PHOTOS --image-size 64 --out runs/mine
-  tskd predict runs/mine/baseline.json cat.jpg dog.jpg --threshold 0.9
+  tskd compare --dataset folder --data-root PHOTOS --image-size 64 --out runs/mine
+  tskd predict runs/mine/seed-0/tskd.json cat.jpg dog.jpg --threshold 0.9
   tskd report runs/mine
 
 Every command explains itself: tskd compare --help. An interrupted training goes on from the
 last epoch that is on disk when the same command is given again."""
-METHODS = """methods: baseline (the labels alone), kd (and a teacher's soft targets), multi_exit
-(exits after every stage), byot (be your own teacher: and the deepest exit teaches the others),
-tskd (all of it)"""
+METHODS = """methods: baseline (labels alone), kd (labels and a teacher's soft targets), multi_exit
+(labels, with an exit after every stage), byot (be your own teacher: the deepest exit teaches the
+others too), tskd (like byot, with a teacher for every exit)"""
 TEACHER = {"network": "resnet10", "width": 0.5}  # of `compare`, where nothing else is said
 GOES_ON = "; the same command goes on from the last epoch on disk, if there is one"
 NO_MEMORY = "there is not enough memory; choose a smaller network, batch or image size"
@@ -326,7 +326,7 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--method", choices=losses.PRESETS, default="baseline",
                      help="how to train (%(default)s)")  # fmt: skip
     one.add_argument("--weights", nargs="+", type=weight, default=[], metavar="NAME=NUMBER",
-                     help="change the method, for example teacher=0.5 temperature=2")  # fmt: skip
+                     help="change the method, for example self_=0.5 temperature=2")  # fmt: skip
     one.add_argument("--seed", type=SEED, default=0, metavar="SEED",
                      help="of weights and batches (%(default)s)")  # fmt: skip
     one.add_argument("--out", type=output_folder, default="runs/train", metavar="DIR",
@@ -356,8 +356,8 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("checkpoint", type=Path, help="the .json file of a trained network")
     one.add_argument("images", nargs="+", type=Path, help="image files")
     one.add_argument("--threshold", type=number(float, 0, 2), default=0.9, metavar="SHARE",
-                     help="confidence at which exits answer (%(default)s; 2: never)")  # fmt: skip
-    one.add_argument("--vote", choices=voting.RULES, help="vote of the exits reached")
+                     help="confidence at which exits answer (%(default)s; 2: deepest)")  # fmt: skip
+    one.add_argument("--vote", choices=voting.RULES, help="let the exits reached vote (no)")
     one.add_argument("--json", action="store_true", help="print JSON")
 
     one = command("bench", bench.run)

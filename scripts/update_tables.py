@@ -19,7 +19,8 @@ from tskd_lib import metrics, records, timing
 from tskd_lib.losses import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "book" / "welcome.md", ROOT / "book" / "protocol.md")
+BOOK = ("welcome.md", "protocol.md", "notation.md")
+PAGES = (ROOT / "README.md", *(ROOT / "book" / name for name in BOOK))
 VOTE = "vote probability"
 OUTCOMES = {  # what the rules of the large comparison ask
     "vote of tskd over kd": (("tskd", VOTE), ("kd", "deepest")),
@@ -39,6 +40,10 @@ ALIKE = {  # at equal cost, against strong branches that learn from labels alone
         (LABELS_ONLY, "exit 1"),
     ),
     "vote of strong tskd over that of strong multi_exit": ((STRONG, VOTE), (LABELS_ONLY, VOTE)),
+}
+TAUGHT = {  # at equal cost, against strong branches whose exits learn from each other
+    "vote of strong tskd over that of strong byot": ((STRONG, VOTE), (NO_TEACHER, VOTE)),
+    "exit 1 of strong tskd over that of strong byot": ((STRONG, "exit 1"), (NO_TEACHER, "exit 1")),
 }
 AGAIN = "vote of strong tskd over kd"  # what was looked at a second time, with more seeds
 WITHIN = 0.85  # of the benchmark's speed
@@ -129,6 +134,11 @@ def expected() -> str:
 def alike() -> str:
     """What distillation adds where the branches are strong."""
     return differences(ALIKE, record_strong.NAME)
+
+
+def taught() -> str:
+    """What the teacher adds where the branches are strong and the exits learn from each other."""
+    return differences(TAUGHT, record_strong.NAME)
 
 
 def again() -> str:
@@ -223,6 +233,18 @@ def large_speed(machines: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def presets() -> str:
+    """The weights of every method, where they are not zero."""
+    rows = {}
+    for name, objective in PRESETS.items():
+        row = objective.settings()
+        row["label"] *= objective.exits != "deepest"
+        row["temperature"] *= objective.teacher + objective.self_ > 0
+        rows[f"`{name}`"] = {f"`{key}`": value or "" for key, value in row.items()}
+    table = pd.DataFrame(rows).T.rename_axis("preset").drop(columns="`smoothing`")
+    return records.markdown(table[["`exits`", *table.columns.drop("`exits`")]])
+
+
 def chapters() -> str:
     """The chapters, with the minutes to read them and the seconds that they compute."""
     lines = []
@@ -255,8 +277,10 @@ TABLES = {
     "outcomes": outcomes,
     "expected": expected,
     "alike": alike,
+    "taught": taught,
     "again": again,
     "bench": bench,
+    "presets": presets,
     "chapters": chapters,
 }
 

@@ -572,6 +572,14 @@ def test_our_cosines_are_of_our_students():
     assert all(known[r["method"], r["seed"]] == r["weights sha256"] for r in found)
 
 
+def test_our_pairs_see_the_same_images():
+    ours = records.COMMITTED / record_pairs.NAME
+    images = {r["seed"]: r["data"]["train sha256"] for r in records.read_all(ours)}
+    votes = json.loads((ours / record_pairs.FILE).read_text())["votes"]
+    assert [tuple(vote["seeds"]) for vote in votes] == record_pairs.PAIRS
+    assert all(images[seed] == images[partner] for seed, partner in record_pairs.PAIRS)
+
+
 def test_students_that_are_missing_are_one_sentence(own_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "COMMITTED", tmp_path)
     monkeypatch.setattr(study, "load", {"full": own_teacher}.get)

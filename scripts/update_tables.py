@@ -240,9 +240,9 @@ def presets() -> str:
         row = objective.settings()
         row["label"] *= objective.exits != "deepest"
         row["temperature"] *= objective.teacher + objective.self_ > 0
-        rows[f"`{name}`"] = {f"`{key}`": value or "" for key, value in row.items()}
-    table = pd.DataFrame(rows).T.rename_axis("preset").drop(columns="`smoothing`")
-    return records.markdown(table[["`exits`", *table.columns.drop("`exits`")]])
+        rows[f"`{name}`"] = {key: value or "" for key, value in row.items()}
+    table = pd.DataFrame(rows).T.rename_axis("preset").drop(columns="smoothing")
+    return records.markdown(table[["exits", *table.columns.drop("exits")]])
 
 
 def chapters() -> str:

@@ -7,13 +7,12 @@ training. The cosines between the gradients of their exits go to tskd_lib/runs. 
 minutes.
 """
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from record_study import command
+from record_study import command, note
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -67,9 +66,7 @@ def main(folder: Path) -> None:
                     [round(c, 4) for c in cosines] for cosines in (pull @ pull.T).tolist()
                 ]
             found.append(row)
-    text = json.dumps({"provenance": origin, "cosines": found}, indent=1) + "\n"
-    path = records.COMMITTED / few.name / FILE
-    checkpoints.write_atomically(path, text.encode())
+    note({"provenance": origin, "cosines": found}, records.COMMITTED / few.name / FILE)
 
 
 if __name__ == "__main__":

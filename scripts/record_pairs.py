@@ -9,16 +9,15 @@ the records and what the votes reach are then copied to tskd_lib/runs. It takes 
 cores.
 """
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from record_study import command, keep, variant
+from record_study import command, keep, note, variant
 from record_why import FRESH, SEEDS
 
-from tskd_lib import checkpoints, metrics, recipes, records, study, voting
+from tskd_lib import metrics, recipes, records, study, voting
 from tskd_lib.losses import PRESETS
 
 NAME, METHOD, FILE = "cifar100-few-pairs", "kd", "votes.json"
@@ -41,8 +40,7 @@ def main(folder: Path) -> None:
         right = metrics.accuracy(voting.vote(logits), problem.test.labels)
         votes.append({"seeds": pair, "accuracy": right.item()})
     keep(problem.folder, problem.test, analysed=(), networks=())
-    text = json.dumps({"provenance": origin, "votes": votes}, indent=1) + "\n"
-    checkpoints.write_atomically(records.COMMITTED / NAME / FILE, text.encode())
+    note({"provenance": origin, "votes": votes}, records.COMMITTED / NAME / FILE)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ book needs is then copied to tskd_lib/runs. On two cores "quick", the digits, ta
 "full", CIFAR-100 in `data`, takes two to three hours; `record_why.py` has the ablation there.
 """
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -96,6 +97,11 @@ def keep(
         shutil.copy(path, target)
     for target, checkpoint in checkpoints_of.items():
         analysis.write(analysis.analyse(checkpoint, test, samples, validation=validation), target)
+
+
+def note(found: dict, path: Path) -> None:
+    """Keep what was measured on several runs, whole or not at all."""
+    checkpoints.write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def main(folder: Path, profile: str = "quick") -> None:

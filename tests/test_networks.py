@@ -58,9 +58,8 @@ def test_every_network_trains_on_small_images(name):
 
 
 def test_convolutions_start_as_he_et_al_2015_say():
-    wide = [m for m in networks.build("resnet10", 10).modules() if isinstance(m, torch.nn.Conv2d)][
-        1:
-    ]
+    modules = networks.build("resnet10", 10).modules()
+    _, *wide = (layer for layer in modules if isinstance(layer, torch.nn.Conv2d))
     for layer in wide:
         fan_out = layer.out_channels * layer.kernel_size[0] ** 2
         assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)

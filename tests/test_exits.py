@@ -95,7 +95,22 @@ def test_chosen_exits():
         torch.testing.assert_close(network(images).logits, every(images).logits[[1, 3]])
 
 
-@pytest.mark.parametrize("exits", ["all", (2, 4)])
+@pytest.mark.parametrize("exits, kept", [((1,), 1), ((1, 2), 2)])
+def test_stages_after_the_deepest_exit_are_cut_off(exits, kept):
+    """With one seed, what is left answers and costs as in the whole network."""
+    cut, every = (build_student("resnet10", 5, SHAPE, width=0.25, exits=e) for e in (exits, "all"))
+    assert len(cut.backbone.stages) == kept
+    assert cut.flops() == every.flops()[:kept]
+    assert cut.parameter_counts() == every.parameter_counts()[:kept]
+    assert cut.parameter_counts()[-1] == sum(p.numel() for p in cut.parameters())
+    images = torch.randn(2, *SHAPE)
+    with torch.inference_mode():
+        expected = every.eval()(images, upto=kept)
+        for mine, other in zip(cut.eval()(images), expected):
+            torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("exits", ["all", (2, 4), (1, 3), (2,)])
 def test_costs_up_to_an_exit_are_those_of_running_up_to_it(exits):
     network = build_student("resnet10", 5, SHAPE, width=0.25, exits=exits).eval()
     costs = zip(network.parameter_counts(), network.flops(), strict=True)
@@ -188,7 +203,7 @@ def test_a_branch_halves_as_often_as_the_backbone():
     assert seen == [(2, 64, 4, 4)]
 
 
-@pytest.mark.parametrize("exits", ["last", "", (), (1, 2), (0, 4), (4, 2), (2, 2, 4), (5,)])
+@pytest.mark.parametrize("exits", ["last", "", (), (0, 4), (4, 2), (2, 2, 4), (5,)])
 def test_exits_that_make_no_sense(exits):
     with pytest.raises(ValueError, match="exits must be"):
         MultiExitNet(networks.build("resnet10", 5, width=0.25), exits)

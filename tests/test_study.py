@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import joblib
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 import record_cifar
 import record_gradients
 import record_grid
+import record_narrow
 import record_pairs
 import record_settings
 import record_shots
@@ -306,6 +308,16 @@ def our_runs():
         strong, network = by_method(arms)
         strong = {method: goals[method.split()[0]] for method in strong}
         yield name, strong, network, record_strong.SEEDS[name], 30
+    for name, profile, width, classes, shape, epochs in (
+        ("digits-few", "quick", 0.125, 10, (1, 16, 16), 60),
+        ("cifar100-few", "full", 0.25, 100, (3, 32, 32), 30),
+    ):
+        student = {"name": "resnet10", "width": width}
+        train = SimpleNamespace(classes=range(classes), shape=shape)
+        problem = SimpleNamespace(student=student, train=train)
+        for kind, arms in record_narrow.KINDS[profile].items():
+            rivals, seeds = by_method(arms(problem)), record_study.SEEDS[profile]
+            yield f"{name}-{kind}", *rivals, seeds, epochs
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     single = by_method(settings.single_arms())
@@ -606,6 +618,30 @@ def test_two_students_with_the_same_images_vote(own_teacher, tmp_path, monkeypat
         chances = [problem.logits("kd", seed)[0].softmax(-1) for seed in vote["seeds"]]
         right = (sum(chances).argmax(-1) == few.test.labels).double().mean().item()
         assert vote["accuracy"] == pytest.approx(right)
+
+
+def test_rivals_of_an_exit_cost_no_more(own_teacher, tmp_path, monkeypatch):
+    library, few = tmp_path / "library", own_teacher
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(study, "load", {"quick": few}.get)
+    monkeypatch.setattr(record_narrow, "SEEDS", {"quick": range(2)})
+    record_narrow.main(tmp_path / "mine")
+    shape = {"classes": 10, "input_shape": few.train.shape}
+    costs = build_student(**few.student, **shape).flops()
+    narrow, cut = (records.read_all(library / f"{few.name}-{kind}") for kind in ("narrow", "cut"))
+    exits = range(1, len(costs))
+    for found, name in (narrow, "for"), (cut, "up to"):
+        expected = [(f"kd {name} exit {exit}", seed) for seed in range(2) for exit in exits]
+        assert [(r["method"], r["seed"]) for r in found] == expected
+    for exit, small, part in zip(exits, narrow, cut):
+        assert part["cost"]["flops"][0] <= costs[exit - 1]
+        network = small["configuration"]["network"]
+        wider = {**few.student, "width": network["width"] + record_narrow.CHANNEL}
+        more = build_student(**wider, **shape, exits="deepest").flops()[0]
+        assert small["cost"]["flops"][0] <= costs[exit - 1] < more
+    images = {r["seed"]: r["data"]["train sha256"] for r in narrow}
+    assert images == {r["seed"]: r["data"]["train sha256"] for r in cut}
+    assert not list(library.rglob("*.safetensors"))
 
 
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):

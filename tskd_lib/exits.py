@@ -108,14 +108,14 @@ def _halvings(before: int, after: int) -> int:
 class MultiExitNet(nn.Module):
     """A staged backbone with an exit after each stage.
 
-    The deepest exit is the backbone's own pool and classifier, so a network with
-    `exits="deepest"` is the plain backbone. The backbone's weights are drawn before those of
-    the branches: with one seed, a plain and a multi-exit student start from the same backbone.
+    The exit after the last stage is the backbone's own pool and classifier, so a network with
+    `exits="deepest"` is the plain backbone. Stages after the deepest exit are cut off. The
+    backbone's weights are drawn before those of the branches: with one seed, a plain and a
+    multi-exit student start from the same backbone.
 
     Args:
         backbone: from `networks.build`; it becomes part of this network.
-        exits: "all", "deepest", or the stages (1 is the first) that get an exit; the last
-            stage must be among them.
+        exits: "all", "deepest", or the stages (1 is the first) that get an exit.
         strength: the branches' size, one of `STRENGTHS` (see `exit_branch`).
         detach: cut the branches off backwards: the backbone learns from its deepest exit alone.
 
@@ -124,8 +124,7 @@ class MultiExitNet(nn.Module):
         classifiers: one per exit but the deepest, features to logits `[B, C]`.
 
     Raises:
-        ValueError: for an unknown strength, or exits that are not ascending stages up to the
-            last.
+        ValueError: for an unknown strength, or exits that are not ascending stages.
     """
 
     def __init__(
@@ -139,13 +138,12 @@ class MultiExitNet(nn.Module):
         depth = len(backbone.stages)
         named = {"all": tuple(range(1, depth + 1)), "deepest": (depth,)}
         stages = named.get(exits, ()) if isinstance(exits, str) else tuple(exits)
-        if stages[-1:] != (depth,) or stages != tuple(sorted(set(stages))) or stages[0] < 1:
+        if not stages or stages != tuple(sorted({*stages} & {*named["all"]})):
             raise ValueError(
-                f"exits must be 'all', 'deepest' or ascending stages that end with {depth}, "
+                f"exits must be 'all', 'deepest' or ascending stages from 1 to {depth}, "
                 f"got {exits!r}"
             )
         _check_strength(strength)
-        self.backbone = backbone
         self.exits = stages
         self.detach = detach
         width, classes = backbone.classifier.in_features, backbone.classifier.out_features
@@ -153,11 +151,16 @@ class MultiExitNet(nn.Module):
         heights = [height for _, height, _ in shapes]
         halvings = [_halvings(*pair) for pair in itertools.pairwise(heights)]
         branches, classifiers = [], []
-        for stage in self.exits[:-1]:
-            channels, left = shapes[stage - 1][0], sum(halvings[stage - 1 :])
-            branches.append(exit_branch(channels, width, left, strength))
-            initialise(branches[-1])
-            classifiers.append(nn.Linear(width, classes))
+        for stage in self.exits:
+            if stage < depth:
+                channels, left = shapes[stage - 1][0], sum(halvings[stage - 1 :])
+                branches.append(exit_branch(channels, width, left, strength))
+                initialise(branches[-1])
+                classifiers.append(nn.Linear(width, classes))
+        if stages[-1] < depth:
+            kept, end = backbone.stages[: stages[-1]], (branches.pop(), classifiers.pop())
+            backbone = Backbone(backbone.stem, kept, *end, backbone.input_shape)
+        self.backbone = backbone
         self.branches = nn.ModuleList(branches)
         self.classifiers = nn.ModuleList(classifiers)
 

@@ -2,12 +2,11 @@
 
     python scripts/record_narrow.py FOLDER [quick|full]
 
-For each such exit of the student a *narrow* one, the widest network that costs no more; on the
-digits also a *cut* one, the student's own stages and branch up to that exit, trained for it alone.
-"quick" is of the digits, in minutes; "full" of CIFAR-100 with 100 images of each class, in an hour
-on two cores. All else, seeds and teacher included, is as in `record_study.py`. FOLDER gets networks
-and records, and can be given again after an interruption; the records are then copied to
-tskd_lib/runs.
+For each such exit of the student a *narrow* one, the widest network that costs no more, and a *cut*
+one, the student's own stages and branch up to that exit, trained for it alone. "quick" is of the
+digits, in minutes; "full" of CIFAR-100 with 100 images of each class, in two hours on two cores.
+All else, seeds and teacher included, is as in `record_study.py`. FOLDER gets networks and records,
+and can be given again after an interruption; the records are then copied to tskd_lib/runs.
 """
 
 import sys
@@ -50,14 +49,14 @@ def cut(problem: study.Study) -> Arms:
     return [({}, {f"kd up to exit {exit}": replace(KD, exits=(exit,)) for exit in exits})]
 
 
-KINDS = {"quick": {"narrow": narrow, "cut": cut}, "full": {"narrow": narrow}}
+KINDS = {"narrow": narrow, "cut": cut}
 
 
 def main(folder: Path, profile: str = "quick") -> None:
     """Train what is not in the folder yet; keep all at the end, so that git stays clean."""
     problem = study.load(profile)
     parts = []
-    for kind, arms in KINDS[profile].items():
+    for kind, arms in KINDS.items():
         name = f"{problem.name}-{kind}"
         part = variant(problem, folder / name, name=name)
         study.run_jobs(jobs(part, arms(part), SEEDS[profile]))

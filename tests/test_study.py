@@ -315,7 +315,7 @@ def our_runs():
         student = {"name": "resnet10", "width": width}
         train = SimpleNamespace(classes=range(classes), shape=shape)
         problem = SimpleNamespace(student=student, train=train)
-        for kind, arms in record_narrow.KINDS[profile].items():
+        for kind, arms in record_narrow.KINDS.items():
             rivals, seeds = by_method(arms(problem)), record_study.SEEDS[profile]
             yield f"{name}-{kind}", *rivals, seeds, epochs
     settings = record_settings

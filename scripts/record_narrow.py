@@ -1,29 +1,30 @@
-"""What else could answer at the cost of an exit before the deepest: KD students of two kinds.
+"""What else could answer at the cost of an exit: KD students of two kinds, and two in a row.
 
     python scripts/record_narrow.py FOLDER [quick|full]
 
-For each such exit of the student a *narrow* one, the widest network that costs no more, and a *cut*
-one, the student's own stages and branch up to that exit, trained for it alone. "quick" is of the
-digits, in minutes; "full" of CIFAR-100 with 100 images of each class, in two hours on two cores.
-All else, seeds and teacher included, is as in `record_study.py`. FOLDER gets networks and records,
-and can be given again after an interruption; the records are then copied to tskd_lib/runs.
+For each exit of the student a *narrow* one, the widest network that costs no more; and for each
+before the deepest a *cut* one, the student's own stages and branch up to that exit, trained for it
+alone. Then a cascade: the narrowest student, and the one of the deepest exit where it is not sure.
+"quick" is of the digits, in minutes; "full" of CIFAR-100 with 100 images of each class, in two to
+three hours on two cores. All else, seeds and teacher included, is as in `record_study.py`. FOLDER
+gets networks and records, and can be given again after an interruption; records and cascades are
+then copied to tskd_lib/runs.
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from record_study import SEEDS, command, keep, variant
-from record_why import Arms, jobs
+import torch
+from record_study import SEEDS, command, keep, note, origin, variant
+from record_why import Arms, jobs, methods
 
-from tskd_lib import study
+from tskd_lib import analysis, anytime, records, study
 from tskd_lib.exits import MultiExitNet, build_student
 from tskd_lib.losses import PRESETS
 
-KD, CHANNEL = (
-    PRESETS["kd"],
-    1 / 64,
-)  # of a resnet's width, what one channel of the first stage takes
+KD, FILE = PRESETS["kd"], "cascades.json"
+CHANNEL = 1 / 64  # of a resnet's width, what one channel of the first stage takes
 
 
 def student(problem: study.Study, **changes) -> MultiExitNet:
@@ -33,9 +34,9 @@ def student(problem: study.Study, **changes) -> MultiExitNet:
 
 
 def narrow(problem: study.Study) -> Arms:
-    """KD with the widest network that costs no more, for each exit but the deepest."""
+    """KD with the widest network that costs no more, for each exit."""
     found: Arms = []
-    for exit, cost in enumerate(student(problem).flops()[:-1], start=1):
+    for exit, cost in enumerate(student(problem).flops(), start=1):
         width = problem.student["width"]
         while student(problem, width=width, exits=KD.exits).flops()[-1] > cost:
             width -= CHANNEL
@@ -49,20 +50,32 @@ def cut(problem: study.Study) -> Arms:
     return [({}, {f"kd up to exit {exit}": replace(KD, exits=(exit,)) for exit in exits})]
 
 
+def cascade(problem: study.Study, seed: int) -> dict:
+    """The accuracy and mean cost of a cascade at the thresholds of `tskd_lib.analysis`."""
+    first, *_, last = methods(narrow(problem))
+    small, large = (problem.network(method, seed).flops()[0] for method in (first, last))
+    logits = torch.cat([problem.logits(method, seed) for method in (first, last)])
+    costs, thresholds = [small, small + large], analysis.THRESHOLDS
+    curve = anytime.curve(logits, problem.test.labels, costs, thresholds=thresholds)
+    return {"methods": [first, last], "seed": seed, "early exit": curve.to_dict("list")}
+
+
 KINDS = {"narrow": narrow, "cut": cut}
 
 
 def main(folder: Path, profile: str = "quick") -> None:
     """Train what is not in the folder yet; keep all at the end, so that git stays clean."""
-    problem = study.load(profile)
-    parts = []
+    problem, seeds = study.load(profile), SEEDS[profile]
+    parts, made = {}, origin(problem)
     for kind, arms in KINDS.items():
         name = f"{problem.name}-{kind}"
-        part = variant(problem, folder / name, name=name)
-        study.run_jobs(jobs(part, arms(part), SEEDS[profile]))
-        parts.append(part)
-    for part in parts:
+        parts[kind] = variant(problem, folder / name, name=name)
+        study.run_jobs(jobs(parts[kind], arms(problem), seeds))
+    found = [cascade(parts["narrow"], seed) for seed in seeds]
+    for part in parts.values():
         keep(part.folder, part.test, analysed=(), networks=())
+    place = records.COMMITTED / parts["narrow"].name / FILE
+    note({"provenance": made, "cascades": found}, place)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from record_study import command, keep, note, variant
+from record_study import command, keep, note, origin, variant
 from record_why import FRESH, SEEDS
 
-from tskd_lib import metrics, recipes, records, study, voting
+from tskd_lib import metrics, records, study, voting
 from tskd_lib.losses import PRESETS
 
 NAME, METHOD, FILE = "cifar100-few-pairs", "kd", "votes.json"
@@ -26,10 +26,8 @@ PAIRS = [(seed, seed + len(SEEDS[FRESH])) for seed in SEEDS[FRESH]]
 
 def main(folder: Path) -> None:
     """Train what is not in the folder yet, let each pair vote, and keep records and votes."""
-    few, device = study.load("full"), recipes.default_device()
-    precision = recipes.choose_precision(few.student_recipe.precision, device)
-    origin = records.provenance(device, 1, precision)
-    problem, jobs = variant(few, folder / NAME, name=NAME), []
+    few = study.load("full")
+    problem, jobs, made = variant(few, folder / NAME, name=NAME), [], origin(few)
     for pair in PAIRS:
         alike = replace(problem, train=few.few(pair[0]))
         jobs += [alike.job({METHOD: PRESETS[METHOD]}, seed) for seed in pair]
@@ -40,7 +38,7 @@ def main(folder: Path) -> None:
         right = metrics.accuracy(voting.vote(logits), problem.test.labels)
         votes.append({"seeds": pair, "accuracy": right.item()})
     keep(problem.folder, problem.test, analysed=(), networks=())
-    note({"provenance": origin, "votes": votes}, records.COMMITTED / NAME / FILE)
+    note({"provenance": made, "votes": votes}, records.COMMITTED / NAME / FILE)
 
 
 if __name__ == "__main__":

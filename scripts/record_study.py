@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from tskd_lib import analysis, checkpoints, data, records, study, training
+from tskd_lib import analysis, checkpoints, data, recipes, records, study, training
 from tskd_lib.losses import PRESETS, Objective
 
 SEEDS, CHOICE_SEEDS = {"quick": range(10), "full": range(3)}, range(5)
@@ -97,6 +97,13 @@ def keep(
         shutil.copy(path, target)
     for target, checkpoint in checkpoints_of.items():
         analysis.write(analysis.analyse(checkpoint, test, samples, validation=validation), target)
+
+
+def origin(problem: study.Study) -> dict:
+    """Where what is measured on several of the study's runs comes from."""
+    device = recipes.default_device()
+    precision = recipes.choose_precision(problem.student_recipe.precision, device)
+    return records.provenance(device, 1, precision)
 
 
 def note(found: dict, path: Path) -> None:

@@ -629,19 +629,30 @@ def test_rivals_of_an_exit_cost_no_more(own_teacher, tmp_path, monkeypatch):
     shape = {"classes": 10, "input_shape": few.train.shape}
     costs = build_student(**few.student, **shape).flops()
     narrow, cut = (records.read_all(library / f"{few.name}-{kind}") for kind in ("narrow", "cut"))
-    exits = range(1, len(costs))
-    for found, name in (narrow, "for"), (cut, "up to"):
-        expected = [(f"kd {name} exit {exit}", seed) for seed in range(2) for exit in exits]
+    exits = range(1, len(costs) + 1)
+    for found, name, places in (narrow, "for", exits), (cut, "up to", exits[:-1]):
+        expected = [(f"kd {name} exit {exit}", seed) for seed in range(2) for exit in places]
         assert [(r["method"], r["seed"]) for r in found] == expected
-    for exit, small, part in zip(exits, narrow, cut):
-        assert part["cost"]["flops"][0] <= costs[exit - 1]
-        network = small["configuration"]["network"]
-        wider = {**few.student, "width": network["width"] + record_narrow.CHANNEL}
-        more = build_student(**wider, **shape, exits="deepest").flops()[0]
-        assert small["cost"]["flops"][0] <= costs[exit - 1] < more
-    images = {r["seed"]: r["data"]["train sha256"] for r in narrow}
-    assert images == {r["seed"]: r["data"]["train sha256"] for r in cut}
+    for record in cut:
+        exit = int(record["method"][-1])
+        assert record["configuration"]["network"]["exits"] == [exit]
+        assert record["cost"]["flops"][0] <= costs[exit - 1]
+    for record in narrow:
+        cost, width = record["cost"]["flops"][0], record["configuration"]["network"]["width"]
+        assert cost <= costs[int(record["method"][-1]) - 1]
+        if width < few.student["width"]:
+            wider = {**few.student, "width": width + record_narrow.CHANNEL}
+            more = build_student(**wider, **shape, exits="deepest").flops()[0]
+            assert more > costs[int(record["method"][-1]) - 1]
     assert not list(library.rglob("*.safetensors"))
+    path = library / f"{few.name}-narrow" / record_narrow.FILE
+    for seed, one in enumerate(json.loads(path.read_text())["cascades"]):
+        ends = [r for r in narrow if r["seed"] == seed and r["method"] in one["methods"]]
+        right = [r["results"]["exits"][0]["accuracy"] for r in ends]
+        curve, paid = pd.DataFrame(one["early exit"]), [r["cost"]["flops"][0] for r in ends]
+        assert one["seed"] == seed and curve.threshold.is_monotonic_increasing
+        assert curve.accuracy.iloc[[0, -1]].tolist() == pytest.approx(right)
+        assert curve.flops.iloc[[0, -1]].tolist() == pytest.approx([paid[0], sum(paid)])
 
 
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):

@@ -315,7 +315,7 @@ def our_runs():
         student = {"name": "resnet10", "width": width}
         train = SimpleNamespace(classes=range(classes), shape=shape)
         problem = SimpleNamespace(student=student, train=train)
-        for kind, arms in record_narrow.KINDS.items():
+        for kind, arms in record_narrow.KINDS[profile].items():
             rivals, seeds = by_method(arms(problem)), record_study.SEEDS[profile]
             yield f"{name}-{kind}", *rivals, seeds, epochs
     settings = record_settings
@@ -646,13 +646,28 @@ def test_rivals_of_an_exit_cost_no_more(own_teacher, tmp_path, monkeypatch):
             assert more > costs[int(record["method"][-1]) - 1]
     assert not list(library.rglob("*.safetensors"))
     path = library / f"{few.name}-narrow" / record_narrow.FILE
-    for seed, one in enumerate(json.loads(path.read_text())["cascades"]):
-        ends = [r for r in narrow if r["seed"] == seed and r["method"] in one["methods"]]
+    check_cascades(path, narrow, range(2))
+
+
+def check_cascades(path, students, seeds):
+    """Both ends of a cascade are those of the records: its first student alone, and its second."""
+    found = json.loads(path.read_text())["cascades"]
+    assert [one["seed"] for one in found] == [*seeds]
+    for one in found:
+        by_name = {r["method"]: r for r in students if r["seed"] == one["seed"]}
+        ends = [by_name[method] for method in one["methods"]]
+        curve, costs = pd.DataFrame(one["early exit"]), [r["cost"]["flops"][0] for r in ends]
         right = [r["results"]["exits"][0]["accuracy"] for r in ends]
-        curve, paid = pd.DataFrame(one["early exit"]), [r["cost"]["flops"][0] for r in ends]
-        assert one["seed"] == seed and curve.threshold.is_monotonic_increasing
+        assert curve.threshold.is_monotonic_increasing
         assert curve.accuracy.iloc[[0, -1]].tolist() == pytest.approx(right)
-        assert curve.flops.iloc[[0, -1]].tolist() == pytest.approx([paid[0], sum(paid)])
+        assert curve.flops.iloc[[0, -1]].tolist() == pytest.approx([costs[0], sum(costs)])
+
+
+@pytest.mark.parametrize("name, profile", [("digits-few", "quick"), ("cifar100-few", "full")])
+def test_our_cascades_are_of_our_students(name, profile):
+    ours = records.COMMITTED / f"{name}-narrow"
+    found = records.read_all(ours)
+    check_cascades(ours / record_narrow.FILE, found, record_study.SEEDS[profile])
 
 
 def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypatch):

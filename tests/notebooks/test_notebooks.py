@@ -17,7 +17,7 @@ GLOSSARY = set(
         r"^([A-Za-z][\w -]*)\n  ", (ROOT / "book" / "notation.md").read_text("utf-8"), re.MULTILINE
     )
 )
-RESULTS = ("10-results", "11-when-votes-pay", "12-exit-or-student")  # chapters whose figures are of our records
+RESULTS = ("10-results", "11-when-votes-pay", "12-exit-or-student")  # figures of our records
 RUNS = ROOT / "tskd_lib" / "runs"
 EQUATION = re.compile(r"^\$\$\n.*?^\$\$([^\n]*)$", re.MULTILINE | re.DOTALL)
 

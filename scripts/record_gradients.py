@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from record_study import command, note
+from record_study import command, note, untrained
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from tskd_lib import checkpoints, data, records, study
-from tskd_lib.exits import MultiExitNet, build_student
+from tskd_lib.exits import MultiExitNet
 from tskd_lib.losses import PRESETS, Objective
 
 METHODS, SEEDS, SHOTS = ("multi_exit", "byot", "tskd"), range(3), 10
@@ -55,9 +55,7 @@ def main(folder: Path) -> None:
         for seed in SEEDS:
             learned = few.few(seed)
             network, about = checkpoints.load_network(few.network_path(method, seed))
-            new = build_student(
-                classes=len(learned.classes), input_shape=learned.shape, seed=seed, **few.student
-            )
+            new = untrained(few, seed=seed)
             row = {"method": method, "seed": seed, "weights sha256": about["sha256"]}
             for moment, one in (("before", new), ("after", network)):
                 some = data.per_class(learned, SHOTS, seed)

@@ -16,29 +16,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from record_study import SEEDS, command, keep, note, origin, variant
+from record_study import SEEDS, command, keep, note, origin, untrained, variant
 from record_why import Arms, jobs, methods
 
 from tskd_lib import analysis, anytime, records, study
-from tskd_lib.exits import MultiExitNet, build_student
 from tskd_lib.losses import PRESETS
 
 KD, FILE = PRESETS["kd"], "cascades.json"
 CHANNEL = 1 / 64  # of a resnet's width, what one channel of the first stage takes
 
 
-def student(problem: study.Study, **changes) -> MultiExitNet:
-    """The problem's student, untrained and with changes."""
-    shape = {"classes": len(problem.train.classes), "input_shape": problem.train.shape}
-    return build_student(**shape, **{**problem.student, **changes})
-
-
 def narrow(problem: study.Study) -> Arms:
     """KD with the widest network that costs no more, for each exit."""
     found: Arms = []
-    for exit, cost in enumerate(student(problem).flops(), start=1):
+    for exit, cost in enumerate(untrained(problem).flops(), start=1):
         width = problem.student["width"]
-        while student(problem, width=width, exits=KD.exits).flops()[-1] > cost:
+        while untrained(problem, width=width, exits=KD.exits).flops()[-1] > cost:
             width -= CHANNEL
         found.append(({"width": width}, {f"kd for exit {exit}": KD}))
     return found
@@ -46,7 +39,7 @@ def narrow(problem: study.Study) -> Arms:
 
 def cut(problem: study.Study) -> Arms:
     """KD with a network that ends at the exit, for each exit but the deepest."""
-    exits = student(problem).exits[:-1]
+    exits = untrained(problem).exits[:-1]
     return [({}, {f"kd up to exit {exit}": replace(KD, exits=(exit,)) for exit in exits})]
 
 

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 
 from tskd_lib import analysis, checkpoints, data, recipes, records, study, training
+from tskd_lib.exits import MultiExitNet, build_student
 from tskd_lib.losses import PRESETS, Objective
 
 SEEDS, CHOICE_SEEDS = {"quick": range(10), "full": range(3)}, range(5)
@@ -47,6 +48,12 @@ def choices() -> dict[str, Objective]:
     ):
         arms |= {f"tskd {name}={w:g}": replace(PRESETS["tskd"], **{key: w}) for w in weights}
     return arms
+
+
+def untrained(problem: study.Study, **changes) -> MultiExitNet:
+    """The problem's student before training, with other arguments of `exits.build_student`."""
+    shape = {"classes": len(problem.train.classes), "input_shape": problem.train.shape}
+    return build_student(**shape, **{**problem.student, **changes})
 
 
 def variant(problem: study.Study, folder: Path, **changes) -> study.Study:

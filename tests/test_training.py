@@ -543,13 +543,46 @@ def training_backbone(classes=10, channels=1, size=16):
 # --- precision ----------------------------------------------------------------------------
 
 
-def test_auto_precision_follows_the_device(monkeypatch):
+@pytest.fixture
+def new_machine(monkeypatch):
+    """Forget what was measured on this machine, and later what was measured on another."""
+    recipes._bf16_pays.cache_clear()
+    yield monkeypatch
+    recipes._bf16_pays.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "known, half, single, expected",
+    [
+        (True, 1.0, 2.0, "bf16"),
+        (True, 2.0, 1.0, "fp32"),  # Intel without AMX
+        (False, 1.0, 2.0, "fp32"),
+        (None, 1.0, 2.0, "fp32"),  # PyTorch no longer says
+    ],
+)
+def test_on_a_cpu_auto_is_bf16_where_that_is_faster(new_machine, known, half, single, expected):
+    if known is None:
+        new_machine.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    else:
+        new_machine.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: known)
+    seconds = {torch.bfloat16: half, torch.float32: single}
+    new_machine.setattr(recipes, "_product", seconds.__getitem__)
+    assert recipes.choose_precision("auto", torch.device("cpu")) == expected
+
+
+def test_one_slow_product_does_not_choose_the_precision(new_machine):
+    new_machine.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    times = {torch.bfloat16: iter([9.0] * 9 + [1.0]), torch.float32: iter([2.0] * 10)}
+    new_machine.setattr(recipes, "_product", lambda dtype: next(times[dtype]))
+    assert recipes.choose_precision("auto", torch.device("cpu")) == "bf16"
+
+
+def test_a_product_takes_time_in_both_precisions():
+    assert recipes._product(torch.bfloat16) > 0 and recipes._product(torch.float32) > 0
+
+
+def test_a_precision_that_cannot_be_is_refused():
     cpu = torch.device("cpu")
-    for supported, expected in [(True, "bf16"), (False, "fp32")]:
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s)
-        assert recipes.choose_precision("auto", cpu) == expected
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # it is private
-    assert recipes.choose_precision("auto", cpu) == "fp32"
     with pytest.raises(ValueError, match="fp16 is for GPUs: on a CPU take the precision bf16"):
         recipes.choose_precision("fp16", cpu)
     with pytest.raises(ValueError, match="unknown precision 'bfloat16'; known are"):

@@ -131,8 +131,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """The option of numerical precision."""
     parser.add_argument("--precision", choices=PRECISIONS, default="auto",
-                        help="auto: bf16 on NVIDIA cards and CPUs with AVX512-BF16, fp16 on "
-                        "older NVIDIA cards, else fp32")  # fmt: skip
+                        help="auto: bf16 on NVIDIA cards and on CPUs that are faster in it, "
+                        "fp16 on older NVIDIA cards, else fp32")  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 import os
 import platform
-import time
 from dataclasses import dataclass, field
 
 import torch
@@ -34,7 +32,7 @@ class Recipe:
         clip: largest norm of the gradient; None for no limit.
         augment: crops, flips and erasing; None for none.
         precision: "fp32", "bf16", "fp16", or "auto": bf16 on NVIDIA cards and on CPUs that are
-            faster in it, fp16 on older NVIDIA cards, else fp32.
+            faster in it (AMX, or AMD's AVX512-BF16), fp16 on older NVIDIA cards, else fp32.
         compile: use torch.compile; pays on long runs only.
         seed: of shuffling, augmentation and dropout, and in `experiments.run` of the weights.
 
@@ -100,29 +98,17 @@ def choose_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if device.type == "cpu" and _bf16_pays() else "fp32"
+    return "bf16" if device.type == "cpu" and _fast_in_bf16() else "fp32"
 
 
-@functools.cache
-def _bf16_pays() -> bool:
-    """Whether this CPU has AVX512-BF16 and multiplies matrices faster with it.
+def _fast_in_bf16() -> bool:
+    """Whether this CPU is faster in bf16 than in fp32: with AMX, or with AVX512-BF16 alone.
 
-    An AMD CPU is twice as fast with it, an Intel one half as fast: there bf16 has its speed from
-    AMX, which not every virtual machine passes on.
+    Intel's CPUs with AMX have AVX512-BF16 as well, but multiply in it only half as fast as in fp32.
+    Where a virtual machine hides AMX, they are known by AVX512-FP16, which those of AMD lack.
     """
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # private to PyTorch
-    if not known():
-        return False
-    half, single = zip(*((_product(torch.bfloat16), _product(torch.float32)) for _ in range(10)))
-    return min(half) < min(single)
-
-
-def _product(dtype: torch.dtype) -> float:
-    """Seconds for a product of two matrices, large enough to be bound by arithmetic."""
-    matrix = torch.ones(512, 512, dtype=dtype)
-    began = time.perf_counter()
-    torch.mm(matrix, matrix)
-    return time.perf_counter() - began
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not say
+    return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and not has.get("avx512_fp16")))
 
 
 def this_process():

@@ -16,10 +16,11 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from tskd_lib import analysis, checkpoints, data, recipes, records, study, training
+from tskd_lib import analysis, checkpoints, data, failures, recipes, records, study
 from tskd_lib.exits import MultiExitNet, build_student
 from tskd_lib.losses import PRESETS, Objective
 
+GOES_ON = "; the same command goes on from what is in the folder."
 SEEDS, CHOICE_SEEDS = {"quick": range(10), "full": range(3)}, range(5)
 
 
@@ -141,21 +142,12 @@ def command(main: Callable, arguments: list[str], choices: Sequence[str] = ()) -
     try:
         main(Path(arguments[0]), *arguments[1:])
     except KeyboardInterrupt:
-        sys.exit("Interrupted; the same command goes on from what is in the folder.")
-    except BrokenExecutor:
-        sys.exit(
-            "A training was killed, most often for lack of memory; the same command goes on from "
-            "what is in the folder."
-        )
-    except OSError as error:
-        sys.exit(f"{error.filename or arguments[0]}: {error.strerror or error}")
-    except (
-        data.DataError,
-        records.RecordError,
-        checkpoints.CheckpointError,
-        training.TrainingDiverged,
-    ) as error:
-        sys.exit(str(error))
+        sys.exit("Interrupted" + GOES_ON)
+    except Exception as error:
+        said = failures.sentence(error, arguments[0])
+        if said is None:
+            raise
+        sys.exit(said + GOES_ON * isinstance(error, BrokenExecutor))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,9 @@ def test_compare_trains_and_records_everything(trained):
         assert record["data"]["train images"] == (150 if "teacher" in place else 50)
         _, about = checkpoints.load_network(folder / f"{place}.json")
         assert about["sha256"] == record["weights sha256"]
-    assert len(names) == 15, "the state of the runs is gone"
+    assert len(names) == 15 + 3, "the state of the runs is gone, but for a lock of each"
+    drawn = {records.read(p)["data"]["train sha256"] for p in folder.glob("seed-*/*.record.json")}
+    assert len(drawn) == 2, "every seed draws its own few images"
     teacher = records.read(folder / "teacher" / "teacher.record.json")["weights sha256"]
     by_method = {r["method"]: r for r in records.read_all(folder / "seed-3")}
     assert by_method["tskd"]["configuration"]["teacher"] == teacher
@@ -244,7 +247,8 @@ def test_train_with_other_weights(trained, tmp_path, capsys):
     teacher = trained[0] / "teacher" / "teacher.json"
     weights = ["teacher=0.25", "temperature=2", "smoothing=0.1"]
     arguments = ["train", *SMALL, "--method", "kd", "--teacher", teacher, "--seed", "7"]
-    assert run(*arguments, "--weights", *weights, "--out", tmp_path / "mine") == 0
+    arguments += ["--weights", weights[0], "--weights", *weights[1:]]
+    assert run(*arguments, "--out", tmp_path / "mine") == 0
     said = capsys.readouterr()
     assert f"The network is in {tmp_path / 'mine' / 'kd'}.json" in said.out
     record = records.read(tmp_path / "mine" / "kd.record.json")
@@ -255,6 +259,15 @@ def test_train_with_other_weights(trained, tmp_path, capsys):
     assert (record["seed"], record["experiment"], record["method"]) == (7, "mine", "kd")
     assert {"label", "teacher"} <= set(record["curve"][0])
     checkpoints.load_network(tmp_path / "mine" / "kd.json")
+
+
+def test_an_option_with_several_values_may_be_repeated(tmp_path):
+    arguments = [*COMPARE, "--methods", "kd", "--methods", "baseline", "--seeds", "1"]
+    arguments += ["--seeds", "2", "--subset-seed", "5", "--out", tmp_path]
+    assert run(*arguments) == 0
+    found = [r for seed in (1, 2) for r in records.read_all(tmp_path / f"seed-{seed}")]
+    assert {(r["method"], r["seed"]) for r in found} == set(product(["kd", "baseline"], [1, 2]))
+    assert len({r["data"]["train sha256"] for r in found}) == 1
 
 
 def test_a_drive_that_is_not_there_is_a_sentence(monkeypatch):

@@ -142,6 +142,8 @@ def test_what_does_not_fit_together_is_refused(change, message):
         (np.zeros((2, 4, 4)), [0, 1], "uint8"),
         (np.zeros((2, 4), np.uint8), [0, 1], r"\[N, H, W\]"),
         (np.zeros((2, 4, 4), np.uint8), [0.0, 0.7], "whole numbers"),
+        (np.zeros((2, 4, 4), np.uint8), ["cat", "dog"], "arrays of numbers"),
+        ([[1, 2], [3]], [0, 1], "arrays of numbers"),
         (np.zeros((2, 4, 4), np.uint8), [0, 2], "labels go from 0 to 2"),
         (np.zeros((2, 4, 4), np.uint8), [0], "one for each image"),
     ],

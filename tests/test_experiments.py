@@ -4,7 +4,10 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -245,6 +248,17 @@ def test_a_method_whose_name_no_file_can_have_is_refused(tmp_path, digits, name)
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_may_be_numbers_of_numpy(tmp_path, digits):
+    objective = losses.Objective(np.float32(0.5), self_=np.int64(1), temperature=np.arange(5)[4])
+    recipe = dataclasses.replace(RECIPE, seed=np.int64(3), learning_rate=np.float32(0.25))
+    network, goals = {**NETWORK, "width": np.float32(0.25)}, {"mine": objective}
+    (record,) = experiments.run(tmp_path, "test", goals, network, *digits, recipe, progress=False)
+    found = record["configuration"]
+    assert found["network"]["width"] == found["recipe"]["learning_rate"] == 0.25
+    assert (found["objective"]["label"], found["objective"]["temperature"]) == (0.5, 4)
+    assert record["seed"] == found["recipe"]["seed"] == 3
+
+
 def test_many_methods_with_long_names_train_side_by_side(tmp_path, digits):
     goals = {f"{'a long name ' * 10}{i}": PRESETS["baseline"] for i in range(3)}
     found = experiments.run(tmp_path, "test", goals, NETWORK, *digits, RECIPE, progress=False)
@@ -256,6 +270,28 @@ def test_a_folder_that_cannot_be_made_shows_before_training(tmp_path, digits, mo
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError):
         run(tmp_path / "file" / "seed-0", digits, ("baseline",))
+
+
+def test_a_run_waits_for_another_of_the_same_methods_and_takes_its_records(
+    tmp_path, digits, monkeypatch, capsys
+):
+    first = run(tmp_path, digits, ("baseline",))
+    record = tmp_path / f"baseline{records.SUFFIX}"
+    content = record.read_bytes()
+    record.unlink()  # as while it is being trained
+    forbid_training(monkeypatch)
+    unfinished = experiments.state_path(tmp_path, ["baseline"]).parent
+    with ThreadPoolExecutor() as pool:
+        with experiments._alone(unfinished):
+            second = pool.submit(run, tmp_path, digits, ("baseline",))
+            said = ""
+            while not said and not second.done():
+                time.sleep(0.01)
+                said = capsys.readouterr().err
+            record.write_bytes(content)
+        assert said == f"waiting for another run of the same methods in {tmp_path}\n"
+        assert second.result() == first
+    assert not unfinished.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process keeps its parent's number there")

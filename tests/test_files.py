@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import shutil
 import struct
 import sys
@@ -368,6 +369,19 @@ def test_a_folder_is_split_by_class(tree):
     assert again.checksum() == train.checksum()
 
 
+@pytest.mark.parametrize("part, other", [("Train", "test or"), ("val", "train or")])
+def test_a_part_without_the_other_is_not_a_class(tree, part, other):
+    for name in ("cat", "dog"):
+        shutil.move(tree / name, tree / part / name)
+    shutil.copytree(tree / part / "cat", tree / "documents")
+    place = re.escape(str(tree / part))
+    with pytest.raises(DataError, match=f"folders in {part}, but no folder {other}.* give {place}"):
+        load("folder", tree)
+    shutil.copytree(tree / part / "dog", tree / "more" / part)  # a class of that name
+    shutil.move(tree / "documents", tree / "more" / "plane")
+    assert load("folder", tree / "more")[0].classes == tuple(sorted(["plane", part]))
+
+
 def test_a_folder_may_be_below_home(tree, monkeypatch):
     monkeypatch.setenv("HOME", str(tree.parent))
     monkeypatch.setenv("USERPROFILE", str(tree.parent))
@@ -464,6 +478,16 @@ def test_a_photograph_is_read_as_the_camera_was_held(tmp_path):
     turned = Image.fromarray(np.rot90(upright).copy())
     turned.save(tmp_path / "photo.png", exif=exif)
     assert (files.read_images([tmp_path / "photo.png"], 3, None)[0] == upright).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_shows_white(tmp_path, mode):
+    logo = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    logo.putpixel((1, 0), (0, 0, 0, 255))
+    logo.convert(mode).save(tmp_path / "logo.png")
+    for channels in (1, 3):
+        read = files.read_images([tmp_path / "logo.png"], channels, None)
+        assert read.reshape(2, channels).tolist() == [[255] * channels, [0] * channels]
 
 
 def test_a_missing_image_is_named_once(tmp_path):

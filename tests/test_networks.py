@@ -103,6 +103,20 @@ def test_what_cannot_be_built_is_said(arguments, message):
         networks.build(**{"name": "resnet8", "classes": 10, **arguments})
 
 
+def test_what_is_wrong_with_a_network_of_yours_is_said_below(monkeypatch):
+    def broken(classes, input_shape, stem, width):
+        stages = [torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(5, 6, 3)]
+        last = torch.nn.Linear(6, classes)
+        return networks.Backbone(
+            torch.nn.Identity(), stages, torch.nn.Identity(), last, input_shape
+        )
+
+    monkeypatch.setitem(networks.BUILDERS, "mine", broken)
+    with pytest.raises(ValueError, match="too small for mine") as found:
+        networks.build("mine", 10)
+    assert "expected input" in str(found.value.__cause__)
+
+
 @pytest.mark.parametrize("size", [7, 16])
 def test_strided_pointwise_convolution_is_torchs(size):
     layer = networks.StridedPointwise(3, 5, 1, 2, bias=False)

@@ -810,6 +810,7 @@ def test_scripts_say_what_they_want(wrong, capsys):
         (OSError("the disk is gone"), "the disk is gone"),
         (training.TrainingDiverged("the loss is nan"), "the loss is nan"),
         (data.DataError("no images"), "no images"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
     ],
 )
 def test_scripts_end_in_one_sentence(error, message):
@@ -820,9 +821,17 @@ def test_scripts_end_in_one_sentence(error, message):
         record_study.command(fail, ["here"])
 
 
+def test_a_bug_of_a_script_is_not_hidden():
+    def fail(folder):
+        raise TypeError("not what was meant")
+
+    with pytest.raises(TypeError, match="not what was meant"):
+        record_study.command(fail, ["here"])
+
+
 def test_a_training_that_is_killed_is_one_sentence():
     def die(folder):
         joblib.Parallel(2)(experiments.elsewhere(os._exit, 1) for _ in range(2))
 
-    with pytest.raises(SystemExit, match="A training was killed, .* the same command goes on"):
+    with pytest.raises(SystemExit, match="a process .* was killed, .* the same command goes on"):
         record_study.command(die, ["here"])

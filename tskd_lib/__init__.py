@@ -32,6 +32,7 @@ __all__ = [
     "timing",
     "bench",
     "arguments",
+    "failures",
 ]
 
 

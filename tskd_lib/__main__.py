@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from . import (
@@ -22,6 +21,7 @@ from . import (
     checkpoints,
     data,
     experiments,
+    failures,
     files,
     losses,
     networks,
@@ -45,7 +45,7 @@ from .arguments import (
 from .exits import build_student
 from .losses import Objective
 from .recipes import Recipe, default_device
-from .training import TrainingDiverged, evaluate
+from .training import evaluate
 
 EXAMPLES = """examples:
   tskd compare --per-class 10                    five methods on the embedded digits
@@ -60,8 +60,6 @@ METHODS = """methods: baseline (labels alone), kd (labels and a teacher's soft t
 (labels, with an exit after every stage), byot (be your own teacher: the deepest exit teaches the
 others too), tskd (like byot, with a teacher for every exit)"""
 TEACHER = {"network": "resnet10", "width": 0.5}  # of `compare`, where nothing else is said
-GOES_ON = "; the same command goes on from the last epoch on disk, if there is one"
-NO_MEMORY = "there is not enough memory; choose a smaller network, batch or image size"
 SHOW = {
     "accuracy": "{:.2%}".format,
     "top5": "{:.2%}".format,
@@ -79,11 +77,12 @@ def compare(options: argparse.Namespace) -> None:
     (METHOD.json and its weights) and a record (METHOD.record.json) of every method. What is
     there already is not trained again. The table shows accuracy in percent on the test images.
     """
-    objectives = {method: losses.PRESETS[method] for method in options.methods}
+    objectives = {method: losses.PRESETS[method] for method in options.methods or losses.PRESETS}
     taught = any(objective.teacher for objective in objectives.values())
     refuse_idle_teacher(options, taught)
     train, test = load(options, options.image_size)
-    few, network = students_images(options, train), students_network(options)
+    few = {seed: students_images(options, train, seed) for seed in options.seeds or [0]}
+    network = students_network(options)
     # a network that does not suit the images fails here, not after the teacher's training
     build_student(classes=len(train.classes), input_shape=train.shape, **network)
     teacher, found = options.teacher, []
@@ -95,8 +94,8 @@ def compare(options: argparse.Namespace) -> None:
         found = run(options, "teacher", {"teacher": losses.PRESETS["baseline"]}, large, train,
                     test, experiments.TEACHER_SEED, epochs)  # fmt: skip
         teacher = options.out / "teacher" / "teacher.json"
-    for seed in dict.fromkeys(options.seeds):
-        found += run(options, f"seed-{seed}", objectives, network, few, test, seed,
+    for seed, images in few.items():
+        found += run(options, f"seed-{seed}", objectives, network, images, test, seed,
                      options.epochs, teacher)  # fmt: skip
     print(records.markdown(records.summary(records.frame(found))))
 
@@ -111,7 +110,7 @@ def train(options: argparse.Namespace) -> None:
     objective = dataclasses.replace(losses.PRESETS[options.method], **dict(options.weights))
     refuse_idle(options, objective)
     train, test = load(options, options.image_size)
-    few, network = students_images(options, train), students_network(options)
+    few, network = students_images(options, train, options.seed), students_network(options)
     found = run(options, "", {options.method: objective}, network, few, test, options.seed,
                 options.epochs, options.teacher)  # fmt: skip
     print(records.markdown(records.summary(records.frame(found))))
@@ -165,10 +164,11 @@ def load(options: argparse.Namespace, image_size: int | None) -> tuple[data.Imag
     return data.load(options.dataset, options.data_root or "data", image_size)
 
 
-def students_images(options: argparse.Namespace, train: data.Images) -> data.Images:
-    """The images that students are trained on: all, or so many a class."""
+def students_images(options: argparse.Namespace, train: data.Images, seed: int) -> data.Images:
+    """The images that the students of a seed are trained on: all, or so many a class."""
     if options.per_class is not None:
-        return data.per_class(train, options.per_class, options.subset_seed or 0)
+        drawn_by = seed if options.subset_seed is None else options.subset_seed
+        return data.per_class(train, options.per_class, drawn_by)
     if options.subset_seed is not None:
         raise ValueError("--subset-seed draws the images of --per-class: give that too")
     return train
@@ -325,7 +325,8 @@ def make_parser() -> argparse.ArgumentParser:
     one.epilog = METHODS
     one.add_argument("--method", choices=losses.PRESETS, default="baseline",
                      help="how to train (%(default)s)")  # fmt: skip
-    one.add_argument("--weights", nargs="+", type=weight, default=[], metavar="NAME=NUMBER",
+    one.add_argument("--weights", nargs="+", action="extend", type=weight, default=[],
+                     metavar="NAME=NUMBER",
                      help="change the method, for example self_=0.5 temperature=2")  # fmt: skip
     one.add_argument("--seed", type=SEED, default=0, metavar="SEED",
                      help="of weights and batches (%(default)s)")  # fmt: skip
@@ -334,9 +335,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     one = command("compare", compare, add_data, add_training, add_precision)
     one.epilog = METHODS
-    one.add_argument("--methods", nargs="+", choices=losses.PRESETS, default=list(losses.PRESETS),
+    one.add_argument("--methods", nargs="+", action="extend", choices=losses.PRESETS,
                      help="what to compare (all)")  # fmt: skip
-    one.add_argument("--seeds", nargs="+", type=SEED, default=[0], metavar="SEED",
+    one.add_argument("--seeds", nargs="+", action="extend", type=SEED, metavar="SEED",
                      help="one run of every method for each (0)")  # fmt: skip
     one.add_argument("--teacher-network", choices=networks.names(), metavar="NAME",
                      help=f"where no --teacher is given ({TEACHER['network']})")  # fmt: skip
@@ -383,39 +384,21 @@ def main(arguments: list[str] | None = None) -> int:
             options.run(options)
             print(end="", flush=True)  # not sys.stdout.flush(): a closed output is None
     except KeyboardInterrupt:
-        message = "interrupted" + GOES_ON * (options.command in ("train", "compare"))
+        message = "interrupted" + failures.GOES_ON * (options.command in ("train", "compare"))
         print(f"tskd: {message}", file=sys.stderr)
         return 130
-    except BrokenExecutor:
-        message = "a process of this command was killed, most often for lack of memory"
-    except OSError as error:
-        message = f"{error.filename or options.command}: {error.strerror or error}"
-        try:
-            print(end="", flush=True)
-        except OSError:  # the output cannot be written: keep Python from trying once more
-            sys.stdout = None
-    except MemoryError:
-        message = NO_MEMORY
-    except (
-        data.DataError,
-        checkpoints.CheckpointError,
-        records.RecordError,
-        TrainingDiverged,
-        ValueError,
-    ) as error:
-        message = str(error)
-    except RuntimeError as error:
-        if "by peer" in str(error):  # a connection "closed" or "reset by peer"
-            message = "another process of this run has ended" + GOES_ON
-        elif re.search("out of memory|can't allocate memory|not enough memory", str(error)):
-            message = NO_MEMORY
-        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            message = f"torch.compile does not work here ({error}); leave out --compile"
-        else:
+    except Exception as error:
+        if isinstance(error, OSError):
+            try:
+                print(end="", flush=True)
+            except OSError:  # the output cannot be written: keep Python from trying once more
+                sys.stdout = None
+        message = failures.sentence(error, options.command)
+        if message is None:
             raise
     else:
         return 0
-    print(f"tskd: {' '.join(message.split())}", file=sys.stderr)
+    print(f"tskd: {message}", file=sys.stderr)
     return 2
 
 

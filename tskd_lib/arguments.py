@@ -107,7 +107,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--per-class", type=COUNT, metavar="N",
                        help="students see N images a class (all)")  # fmt: skip
     group.add_argument("--subset-seed", type=SEED, metavar="SEED",
-                       help="draws those images (0)")  # fmt: skip
+                       help="draws those images (the seed of each run)")  # fmt: skip
     recipe = Recipe()
     group.add_argument("--epochs", type=COUNT, default=recipe.epochs, metavar="N",
                        help="passes over the images (%(default)s)")  # fmt: skip

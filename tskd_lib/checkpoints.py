@@ -1,8 +1,8 @@
 """Checkpoints: tensors as safetensors beside a small JSON file, written atomically.
 
 `NAME.json` names the file of weights and holds its SHA-256. The weights are complete on disk
-before the JSON file is renamed into place, so a reader sees the old checkpoint or the new one,
-never a mixture, whenever the writer is killed.
+before the JSON file is renamed into place, so whenever the writer is killed, the old checkpoint or
+the new one is there, never a mixture.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ from . import files
 from .files import DataError
 
 NAMES = ("digits", *files.TORCHVISION, "folder")
-TRAINING = ("train", "training")  # folders of a divided data set, in any case
-HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev")  # the first one wins
+# folders of a divided data set, in any case; of several the first one is taken
+TRAINING = ("train", "training", "train_set", "training_set")
+HELD_OUT = ("test", "testing", "test_set", "val", "valid", "validation", "dev", "eval")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -139,14 +140,20 @@ def from_arrays(
     Args:
         name: for messages and records.
         images: pixels, 0 to 255.
-        labels: one for each image.
+        labels: for each image the place of its class in `classes`.
         classes: names of the classes.
         image_size: where given, images are resized to this height and width (antialiased).
 
     Raises:
         DataError: where shapes, types or labels do not fit together.
     """
-    pixels, labels = torch.as_tensor(images), torch.as_tensor(labels)
+    try:
+        pixels, labels = (
+            torch.as_tensor(values if torch.is_tensor(values) else np.ascontiguousarray(values))
+            for values in (images, labels)
+        )
+    except (TypeError, ValueError):  # words, lists of different lengths
+        raise DataError(f"{name}: images and labels must be arrays of numbers") from None
     if pixels.dtype != torch.uint8 or pixels.ndim not in (3, 4):
         raise DataError(f"{name}: images must be uint8 [N, H, W] or [N, H, W, C]")
     if len(labels) and (labels.is_floating_point() or labels.dtype == torch.bool):
@@ -226,6 +233,13 @@ def _load_folder(root: Path, image_size: int | None, seed: int):
         if parts[0].shape != parts[1].shape:
             raise DataError(f"{train} and {test} differ in image size; give an image size")
         return parts
+    part = train or test
+    if part and files.folders(part):  # else it may be a class of that name
+        missing = HELD_OUT if train else TRAINING
+        raise DataError(
+            f"{root} has folders in {part.name}, but no folder {' or '.join(missing)} beside it; "
+            f"rename one, or give {part}"
+        )
     return split(read_folder(root, image_size), (0.75, 0.25), seed)
 
 

@@ -258,7 +258,7 @@ def build_student(
         "classes": classes,
         "input_shape": list(input_shape),
         "stem": stem,
-        "width": width,
+        "width": float(width),
         "exits": exits if isinstance(exits, str) else list(exits),
         "strength": strength,
         **({"detach": True} if detach else {}),  # records from before it was there stay as they are

@@ -7,6 +7,7 @@ methods train side by side, their state is in a folder `unfinished-` and a diges
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,16 +15,19 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from . import checkpoints, networks, records, training, voting
 from .data import Images
 from .exits import MultiExitNet, build_student
 from .losses import Objective
-from .recipes import Recipe, choose_precision, this_process
+from .recipes import Recipe, choose_precision, default_device, this_process
 from .training import Student, evaluate, fit
 
 TEACHER_SEED = 100  # not a student's seed, so that the teacher shares no weights with one
@@ -44,7 +48,8 @@ def run(
     """Train one student for each objective side by side, and record them.
 
     A method whose record is in the folder is not trained again. A run that was interrupted
-    goes on from the last epoch that is on disk.
+    goes on from the last epoch that is on disk. While another run of the same methods is in the
+    folder, it waits for that one.
 
     Args:
         folder: of this experiment and seed; made where it is missing.
@@ -80,7 +85,6 @@ def run(
             )
     paths = {method: folder / f"{method}{records.SUFFIX}" for method in objectives}
     state = state_path(folder, objectives)
-    started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
     teacher, digest = None, None
     if teacher_path is not None:
         teacher, about = checkpoints.load_network(teacher_path)
@@ -93,46 +97,76 @@ def run(
             )
         if len(about["mean"]) == train.shape[0]:  # else `fit` says that they do not fit
             train, test = (checkpoints.as_trained(images, about) for images in (train, test))
-    students = {}
-    for method, objective in objectives.items():
-        student = Student(_student(network, objective, train, recipe.seed), objective)
-        if method in started or not paths[method].exists():
-            own = folder / f"{method}.json"
-            if method not in started and own.exists():
-                raise records.RecordError(
-                    f"{own} has no record beside it, and training would replace it; "
-                    "give another folder"
-                )
-            students[method] = student
-        else:
-            found = records.read(paths[method])
-            settings = _settings(student, recipe, train, test, digest)
-            if "normalisation" not in found["data"]:  # records before 28 November 2026
-                del settings["data"]["normalisation"]
-            if any(found[part] != value for part, value in settings.items()):
-                raise records.RecordError(
-                    f"{paths[method]} is of a run with other settings; give another folder"
-                )
-    if students:
-        process = this_process()
-        precision = choose_precision(recipe.precision, process.device)
-        folder.mkdir(parents=True, exist_ok=True)  # else a bad folder shows when training is over
-        origin = records.provenance(process.device, process.num_processes, precision)
-        validation = test if every_epoch else None
-        history = fit(students, train, recipe, teacher, validation, state.parent, progress)
-        if process.is_main_process:
-            for method, student in students.items():
-                record = {"format": 1, "experiment": name, "method": method, "seed": recipe.seed}
-                record |= {"provenance": origin, **_settings(student, recipe, train, test, digest)}
-                record |= _results(student, history[method], test, recipe)
-                weights = checkpoints.save_network(
-                    folder / f"{method}.json", student.network, train
-                )
-                records.write({**record, "weights sha256": weights}, paths[method])
-            checkpoints.remove(state)
-            shutil.rmtree(state.parent, ignore_errors=True)
-        process.wait_for_everyone()
+    built = {
+        method: Student(_student(network, objective, train, recipe.seed), objective)
+        for method, objective in objectives.items()
+    }
+    done = not state.exists() and all(path.exists() for path in paths.values())
+    validation = test if every_epoch else None
+    if not done:  # what is wrong shows before the folder is touched
+        training.check_fit(built, train, teacher, validation)
+        choose_precision(recipe.precision, default_device())
+    with contextlib.nullcontext() if done else _alone(state.parent):
+        started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
+        students = {}
+        for method, student in built.items():
+            if method in started or not paths[method].exists():
+                own = folder / f"{method}.json"
+                if method not in started and own.exists():
+                    raise records.RecordError(
+                        f"{own} has no record beside it, and training would replace it; "
+                        "give another folder"
+                    )
+                students[method] = student
+            else:
+                found = records.read(paths[method])
+                settings = _settings(student, recipe, train, test, digest)
+                if "normalisation" not in found["data"]:  # records before 28 November 2026
+                    del settings["data"]["normalisation"]
+                if any(found[part] != value for part, value in settings.items()):
+                    raise records.RecordError(
+                        f"{paths[method]} is of a run with other settings; give another folder"
+                    )
+        if students:
+            process = this_process()
+            precision = choose_precision(recipe.precision, process.device)
+            origin = records.provenance(process.device, process.num_processes, precision)
+            history = fit(students, train, recipe, teacher, validation, state.parent, progress)
+            if process.is_main_process:
+                for method, student in students.items():
+                    record = {"format": 1, "experiment": name, "method": method}
+                    record |= {"seed": recipe.seed, "provenance": origin}
+                    record |= _settings(student, recipe, train, test, digest)
+                    record |= _results(student, history[method], test, recipe)
+                    weights = checkpoints.save_network(
+                        folder / f"{method}.json", student.network, train
+                    )
+                    records.write({**record, "weights sha256": weights}, paths[method])
+                checkpoints.remove(state)
+                shutil.rmtree(state.parent, ignore_errors=True)
+            process.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
+
+
+@contextlib.contextmanager
+def _alone(unfinished: Path) -> Iterator[None]:
+    """Only one run of the same methods is in a folder; others wait, then see what it left.
+
+    Args:
+        unfinished: the folder of the run's state. The one around it is made.
+    """
+    process, lock = this_process(), unfinished.with_name(f".{unfinished.name}.lock")
+    with contextlib.ExitStack() as held:
+        if process.is_main_process:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(FileLock(lock, timeout=0))
+            except Timeout:
+                where = f"another run of the same methods in {lock.parent}"
+                print(f"waiting for {where}", file=sys.stderr, flush=True)
+                held.enter_context(FileLock(lock))
+        process.wait_for_everyone()
+        yield
 
 
 def state_path(folder: Path, methods: Iterable[str]) -> Path:

@@ -89,7 +89,7 @@ def _download(make, root: Path, folder: str) -> None:
 
 
 def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | None) -> np.ndarray:
-    """Image files as uint8 `[N, H, W, C]`.
+    """Image files as uint8 `[N, H, W, C]`; what is transparent shows white.
 
     Args:
         paths: the files, at least one.
@@ -107,8 +107,12 @@ def read_images(paths: Sequence[Path], channels: int, size: tuple[int, int] | No
             with Image.open(path) as file:
                 if file.mode.startswith(("I", "F")):
                     raise ValueError("more than 8 bits a channel; convert it to 8 bits first")
-                upright = ImageOps.exif_transpose(file)  # as the camera was held
-                return upright.convert("L" if channels == 1 else "RGB")
+                image = ImageOps.exif_transpose(file)  # as the camera was held
+                if image.has_transparency_data:
+                    image = image.convert("RGBA")
+                    paper = Image.new("RGBA", image.size, "white")
+                    image = Image.alpha_composite(paper, image)
+                return image.convert("L" if channels == 1 else "RGB")
 
     pixels = []
     for path in paths:

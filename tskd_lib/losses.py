@@ -99,6 +99,8 @@ class Objective:
     exits: str | tuple[int, ...] = "all"
 
     def __post_init__(self):
+        for field in fields(Objective)[:-1]:  # for JSON, which has no numbers of NumPy
+            object.__setattr__(self, field.name, float(getattr(self, field.name)))
         for field in fields(self)[:5]:
             if not 0 <= getattr(self, field.name) < math.inf:
                 raise ValueError(

@@ -260,7 +260,7 @@ def build(
         if "memory" in str(error):
             raise
         size = f"{input_shape[1]} x {input_shape[2]}"
-        raise ValueError(f"images of {size} are too small for {name} with a {stem} stem") from None
+        raise ValueError(f"images of {size} are too small for {name} with a {stem} stem") from error
     return backbone
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import operator
 import os
 import platform
 from dataclasses import dataclass, field
@@ -54,8 +55,14 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
+            try:
+                object.__setattr__(self, name, operator.index(getattr(self, name)))
+            except TypeError:
+                given = getattr(self, name)
+                raise ValueError(f"{name} must be a whole number, got {given}") from None
+        for name in ("learning_rate", "momentum", "weight_decay", "clip"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("epochs", "batch_size", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -63,7 +63,8 @@ def fit(
 
     Each student has its own optimiser, and none affects another: trained alone, it ends with
     the same weights (in fp16 nearly: students share the scale of the loss). The networks are
-    changed in place.
+    changed in place. On a CPU this process then keeps the memory of freed tensors for its next ones
+    (`recipes.keep_freed_memory`).
 
     Args:
         students: by name.
@@ -88,7 +89,7 @@ def fit(
         TrainingDiverged: for a loss that is not finite.
         checkpoints.CheckpointError: for a state that is damaged or of other settings.
     """
-    _check_fit(students, data, teacher, validation)
+    check_fit(students, data, teacher, validation)
     accelerator = make_accelerator(recipe.precision)
     steps_an_epoch = -(-len(data) // recipe.batch_size)
     if len(data) // steps_an_epoch < accelerator.num_processes:
@@ -158,7 +159,17 @@ def _callers_draws(device: torch.device):
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
-def _check_fit(students, data, teacher, validation) -> None:
+def check_fit(
+    students: Mapping[str, Student],
+    data: Images,
+    teacher: MultiExitNet | None = None,
+    validation: Images | None = None,
+) -> None:
+    """What `fit` refuses: data, students and teacher that do not fit together.
+
+    Raises:
+        ValueError: saying which.
+    """
     if not len(data):
         raise ValueError(f"{data.name}: there are no images to train on")
     if validation is not None:

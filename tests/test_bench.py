@@ -95,12 +95,19 @@ def test_operations_are_grouped(names, group):
     assert timing.group(names) == group
 
 
-def test_profile_shares_add_up_to_one():
+def test_profile_shares_add_up_to_one(capfd):
     run = TINY.trainer(TINY.small, TINY.images())
     shares = timing.profile(TINY.step(run, TINY.images()))
     assert list(shares) == GROUPS
     assert sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
+    assert "profiler" not in capfd.readouterr().err
+
+
+def test_the_profile_is_that_of_the_fastest_step(monkeypatch):
+    times = [{"optimiser": slow, "rest": 1.0} for slow in (9.0, 7.0, 3.0, 5.0, 8.0)]
+    monkeypatch.setattr(timing, "_times", lambda step: times.pop())
+    assert timing.profile(list) == {"optimiser": 0.75, "rest": 0.25} and not times
 
 
 def test_matrix_products_of_every_size_have_the_same_flops(monkeypatch):

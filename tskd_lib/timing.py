@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,6 +113,7 @@ def profile(step: Callable[[], object]) -> dict[str, float]:
 
 def _times(step: Callable[[], object]) -> dict[str, float]:
     """Microseconds of a step by group of operations."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler tells of each start and end
     with torch.profiler.profile() as recorded, torch.profiler.record_function("step"):
         step()
     kind = "device" if default_device().type == "cuda" else "cpu"

@@ -154,7 +154,7 @@ def differences(pairs: dict, *experiments: str, levels: dict | None = None) -> s
 
 
 def bench() -> str:
-    """What `tskd bench` measured, a column for each machine."""
+    """What `tskd bench` measured, a column for each machine and precision."""
     paths = sorted(records.COMMITTED.glob("bench-*.json"), reverse=True)
     machines = [json.loads(path.read_text("utf-8")) for path in paths]
     columns, lines = {}, []
@@ -172,7 +172,8 @@ def bench() -> str:
 
     for record in machines:
         origin = record["provenance"]
-        columns[origin["hardware"]] = {row(name): cell(r) for name, r in record["results"].items()}
+        column = f"{origin['hardware']}, {origin['precision']}"
+        columns[column] = {row(name): cell(r) for name, r in record["results"].items()}
         lines += [
             "",
             f"{origin['hardware']}, {origin['threads']} threads, {origin['precision']}, "
@@ -191,7 +192,7 @@ def bench() -> str:
 
 
 def large_speed(machines: list[dict]) -> str:
-    """How fast the large comparison was, held against the benchmark on the same machine."""
+    """How fast the large comparison was, held against the benchmark where it was trained so."""
     found = records.read_all(records.COMMITTED / record_cifar.NAME)
     lines = [
         "How fast the large comparison trained the student alone, in images/s; wanted is at least "
@@ -199,15 +200,15 @@ def large_speed(machines: list[dict]) -> str:
         "",
     ]
     for bench in machines:
-        name = bench["provenance"]["hardware"]
-        same = [r for r in found if r["provenance"]["hardware"] == name]
+        machine = {key: bench["provenance"][key] for key in ("hardware", "precision")}
+        same = [r for r in found if machine.items() <= r["provenance"].items()]
         if not any(record["method"] == "baseline" for record in same):
             continue
         trained = records.costs(records.frame(same))["images per second"]["baseline"]
         promised = bench["timings"]["resnet10, default"]["images per second"]
         share = bench["provenance"]["threads"] * trained / promised
         lines.append(
-            f"- {name}: {trained:,.0f} on each core, together {share:.2f} times the default step "
+            f"- {machine['hardware']}: {trained:,.0f} on each core, together {share:.2f} times the default step "
             f"of the benchmark, which has all cores for one process ({promised:,.0f}), "
             f"{'reached' if share >= WITHIN else '**missed**'}"
         )

@@ -208,8 +208,8 @@ def large_speed(machines: list[dict]) -> str:
         promised = bench["timings"]["resnet10, default"]["images per second"]
         share = bench["provenance"]["threads"] * trained / promised
         lines.append(
-            f"- {machine['hardware']}: {trained:,.0f} on each core, together {share:.2f} times the default step "
-            f"of the benchmark, which has all cores for one process ({promised:,.0f}), "
+            f"- {machine['hardware']}: {trained:,.0f} on each core, together {share:.2f} times the "
+            f"default step of the benchmark, which has all cores for one process ({promised:,.0f}), "
             f"{'reached' if share >= WITHIN else '**missed**'}"
         )
     return "\n".join(lines)

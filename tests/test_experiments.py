@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -313,3 +315,31 @@ Parallel(2)(elsewhere(train) for _ in range(2))
     finally:
         command.kill()
     command.communicate(timeout=60)  # the end of the output is the end of all that could write it
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups there")
+def test_after_an_interruption_of_all_processes_there_is_one_sentence():
+    code = """
+import sys, time
+from joblib import Parallel
+from tqdm import tqdm
+from tskd_lib.experiments import elsewhere
+
+def train():
+    with tqdm(disable=True):
+        print("training", flush=True)
+        time.sleep(600)
+
+try:
+    Parallel(2)(elsewhere(train) for _ in range(2))
+except KeyboardInterrupt:
+    sys.exit("Interrupted")
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes)
+    try:
+        assert [command.stdout.readline().strip() for _ in range(2)] == 2 * [b"training"]
+        os.killpg(command.pid, signal.SIGINT)  # as Ctrl-C does
+        assert command.communicate(timeout=60)[1] == b"Interrupted\n"
+    finally:
+        command.kill()

@@ -223,6 +223,9 @@ def _there(
 ):
     if os.getppid() == caller:
         end_with(caller)
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed worker would leak
     networks.BUILDERS.update(builders)
     voting.RULES.update(rules)
     return function(*args, **kwargs)

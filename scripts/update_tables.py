@@ -209,8 +209,8 @@ def large_speed(machines: list[dict]) -> str:
         share = bench["provenance"]["threads"] * trained / promised
         lines.append(
             f"- {machine['hardware']}: {trained:,.0f} on each core, together {share:.2f} times the "
-            f"default step of the benchmark, which has all cores for one process ({promised:,.0f}), "
-            f"{'reached' if share >= WITHIN else '**missed**'}"
+            f"default step of the benchmark, which has all cores for one process "
+            f"({promised:,.0f}), {'reached' if share >= WITHIN else '**missed**'}"
         )
     return "\n".join(lines)
 

@@ -320,10 +320,12 @@ Parallel(2)(elsewhere(train) for _ in range(2))
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups there")
 def test_after_an_interruption_of_all_processes_there_is_one_sentence():
     code = """
-import sys, time
+import signal, sys, time
 from joblib import Parallel
 from tqdm import tqdm
 from tskd_lib.experiments import elsewhere
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 def train():
     with tqdm(disable=True):
@@ -343,3 +345,4 @@ except KeyboardInterrupt:
         assert command.communicate(timeout=60)[1] == b"Interrupted\n"
     finally:
         command.kill()
+        command.communicate()

@@ -105,7 +105,7 @@ def run(
     validation = test if every_epoch else None
     if not done:  # what is wrong shows before the folder is touched
         training.check_fit(built, train, teacher, validation)
-        choose_precision(recipe.precision, default_device())
+        precision = choose_precision(recipe.precision, default_device())
     with contextlib.nullcontext() if done else _alone(state.parent):
         started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
         students = {}
@@ -129,7 +129,6 @@ def run(
                     )
         if students:
             process = this_process()
-            precision = choose_precision(recipe.precision, process.device)
             origin = records.provenance(process.device, process.num_processes, precision)
             history = fit(students, train, recipe, teacher, validation, state.parent, progress)
             if process.is_main_process:

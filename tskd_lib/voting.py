@@ -178,6 +178,11 @@ def fit_weights(logits: Tensor, labels: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
+def any_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Where the oracle is right, that is any exit: booleans `[N]` for logits `[K, N, C]`."""
+    return (logits.argmax(-1) == labels).any(0)
+
+
 def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """What each exit, each vote and the oracle reach, as fractions of the images.
 
@@ -197,10 +202,9 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """
     logits = check_logits(logits)
     labels = check_labels(labels, logits)
-    right = logits.argmax(-1) == labels  # [K, N]
-    hits = {f"exit {k}": row for k, row in enumerate(right, 1)}
+    hits = {f"exit {k}": z.argmax(-1) == labels for k, z in enumerate(logits, 1)}
     hits |= {f"vote {rule}": vote(logits, rule).argmax(-1) == labels for rule in RULES}
-    hits["oracle"] = right.any(0)
+    hits["oracle"] = any_right(logits, labels)
     return {name: hit.sum().item() / len(labels) for name, hit in hits.items()}
 
 

@@ -111,7 +111,7 @@ def main(folder: Path) -> None:
     study.run_jobs(jobs(single, single_arms(), SEEDS))
     recipe = replace(few.student_recipe, epochs=LONG_EPOCHS)
     longer = variant(settings, folder / LONG, name=LONG, student_recipe=recipe)
-    longer.run({"tskd": PRESETS["tskd"]}, SEEDS)
+    longer.run(RIVALS, SEEDS)
     problems = [longer]
     for strength, width in TEACHERS.items():
         name = f"cifar100-few-{strength}"

@@ -83,50 +83,34 @@ def run(
                 f"got the method {method!r}: its name becomes that of a file, so use none of "
                 '<>:"/\\|?* and neither .record nor .analysis at its end'
             )
-    paths = {method: folder / f"{method}{records.SUFFIX}" for method in objectives}
-    state = state_path(folder, objectives)
     teacher, digest = None, None
     if teacher_path is not None:
         teacher, about = checkpoints.load_network(teacher_path)
         digest = about["sha256"]
-        known = about["classes"]
-        if len(known) == len(train.classes) and tuple(known) != tuple(train.classes):
-            raise ValueError(
-                f"{teacher_path} knows the classes {', '.join(known[:3])} ..., {train.name} has "
-                f"{', '.join(train.classes[:3])} ...: give a teacher of the same classes"
-            )
-        if len(about["mean"]) == train.shape[0]:  # else `fit` says that they do not fit
-            train, test = (checkpoints.as_trained(images, about) for images in (train, test))
+        train, test = (_as_taught(images, about, teacher_path) for images in (train, test))
     built = {
         method: Student(_student(network, objective, train, recipe.seed), objective)
         for method, objective in objectives.items()
     }
+    settings = {
+        method: _settings(student, recipe, train, test, digest) for method, student in built.items()
+    }
+    paths = {method: _record_path(folder, method) for method in objectives}
+    state = state_path(folder, objectives)
     done = not state.exists() and all(path.exists() for path in paths.values())
+    if done and all(_trained(folder, method, settings[method]) for method in objectives):
+        return [records.read(path) for path in paths.values()]
+
     validation = test if every_epoch else None
-    if not done:  # what is wrong shows before the folder is touched
-        training.check_fit(built, train, teacher, validation)
-        precision = choose_precision(recipe.precision, default_device())
-    with contextlib.nullcontext() if done else _alone(state.parent):
+    training.check_fit(built, train, teacher, validation)  # before the folder is touched
+    precision = choose_precision(recipe.precision, default_device())
+    with _alone(state.parent):
         started = checkpoints.read(state)[1].get("history", {}) if state.exists() else {}
-        students = {}
-        for method, student in built.items():
-            if method in started or not paths[method].exists():
-                own = folder / f"{method}.json"
-                if method not in started and own.exists():
-                    raise records.RecordError(
-                        f"{own} has no record beside it, and training would replace it; "
-                        "give another folder"
-                    )
-                students[method] = student
-            else:
-                found = records.read(paths[method])
-                settings = _settings(student, recipe, train, test, digest)
-                if "normalisation" not in found["data"]:  # records before 28 November 2026
-                    del settings["data"]["normalisation"]
-                if any(found[part] != value for part, value in settings.items()):
-                    raise records.RecordError(
-                        f"{paths[method]} is of a run with other settings; give another folder"
-                    )
+        students = {
+            method: student
+            for method, student in built.items()
+            if method in started or not _trained(folder, method, settings[method])
+        }
         if students:
             process = this_process()
             origin = records.provenance(process.device, process.num_processes, precision)
@@ -134,17 +118,58 @@ def run(
             if process.is_main_process:
                 for method, student in students.items():
                     record = {"format": 1, "experiment": name, "method": method}
-                    record |= {"seed": recipe.seed, "provenance": origin}
-                    record |= _settings(student, recipe, train, test, digest)
+                    record |= {"seed": recipe.seed, "provenance": origin, **settings[method]}
                     record |= _results(student, history[method], test, recipe)
-                    weights = checkpoints.save_network(
-                        folder / f"{method}.json", student.network, train
-                    )
+                    own = folder / f"{method}.json"
+                    weights = checkpoints.save_network(own, student.network, train)
                     records.write({**record, "weights sha256": weights}, paths[method])
                 checkpoints.remove(state)
                 shutil.rmtree(state.parent, ignore_errors=True)
             process.wait_for_everyone()
     return [records.read(path) for path in paths.values()]
+
+
+def _as_taught(images: Images, about: dict, teacher_path: Path) -> Images:
+    """The images, normalised as the teacher's were; `fit` says where the two do not fit.
+
+    Raises:
+        ValueError: for as many classes as the teacher's, but others.
+    """
+    known = about["classes"]
+    if len(known) == len(images.classes) and tuple(known) != tuple(images.classes):
+        raise ValueError(
+            f"{teacher_path} knows the classes {', '.join(known[:3])} ..., {images.name} has "
+            f"{', '.join(images.classes[:3])} ...: give a teacher of the same classes"
+        )
+    same_channels = len(about["mean"]) == images.shape[0]
+    return checkpoints.as_trained(images, about) if same_channels else images
+
+
+def _trained(folder: Path, method: str, settings: dict) -> bool:
+    """Whether the method's record is in the folder.
+
+    Raises:
+        records.RecordError: as `run`.
+    """
+    path, network = _record_path(folder, method), folder / f"{method}.json"
+    if not path.exists():
+        if network.exists():
+            raise records.RecordError(
+                f"{network} has no record beside it, and training would replace it; "
+                "give another folder"
+            )
+        return False
+    found = records.read(path)
+    data = dict(settings["data"])
+    if "normalisation" not in found["data"]:  # records before 28 November 2026
+        del data["normalisation"]
+    if found["configuration"] != settings["configuration"] or found["data"] != data:
+        raise records.RecordError(f"{path} is of a run with other settings; give another folder")
+    return True
+
+
+def _record_path(folder: Path, method: str) -> Path:
+    return Path(folder) / f"{method}{records.SUFFIX}"
 
 
 @contextlib.contextmanager
@@ -182,7 +207,7 @@ def epochs_done(folder: Path, methods: Collection[str], recipe: Recipe) -> dict[
         started = {}
     return {
         method: recipe.epochs
-        if (Path(folder) / f"{method}{records.SUFFIX}").exists()
+        if _record_path(folder, method).exists()
         else len(started.get(method, ()))
         for method in methods
     }

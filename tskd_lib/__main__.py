@@ -181,7 +181,7 @@ def students_network(options: argparse.Namespace) -> dict:
 
 
 def run(
-    options,
+    options: argparse.Namespace,
     folder: str,
     objectives: Mapping[str, Objective],
     network: dict,

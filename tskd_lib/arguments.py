@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from . import data, networks
 from .exits import STRENGTHS
@@ -138,6 +139,6 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         """Print the line and exit with 2."""
         self.exit(2, f"tskd: {' '.join(message.split())}; see {self.prog} --help\n")

@@ -63,7 +63,9 @@ class Workload:
         images = data.Images("noise", pixels, labels, names, (0.5,) * 3, (0.25,) * 3)
         return images.to(recipes.default_device())
 
-    def trainer(self, network: tuple[str, float], images: data.Images, *methods: str, **recipe):
+    def trainer(
+        self, network: tuple[str, float], images: data.Images, *methods: str, **recipe
+    ) -> training.Run:
         """The library's own training, set up for one network and presets (the baseline)."""
         students, (name, width) = {}, network
         for method in methods or ("baseline",):
@@ -75,7 +77,9 @@ class Workload:
         accelerator = recipes.make_accelerator(recipe.precision)
         return training.Run(students, images, recipe, None, None, accelerator)
 
-    def step(self, run, images: data.Images, method: str = "baseline") -> Callable[[], dict]:
+    def step(
+        self, run: training.Run, images: data.Images, method: str = "baseline"
+    ) -> Callable[[], dict]:
         """A training step on a batch made before; the teacher's logits are noise."""
         pixels, labels = next(data.batches(images, self.batch_size))
         noise = torch.randn(len(labels), self.classes, device=labels.device)
@@ -121,7 +125,9 @@ def matrix_products(sizes: Sequence[int], precision: str) -> dict[str, Callable[
     }
 
 
-def default_step(record: dict, work: Workload, network, steps: int, bar: float) -> None:
+def default_step(
+    record: dict, work: Workload, network: tuple[str, float], steps: int, bar: float
+) -> None:
     """The library's epoch against that of an ordinary script: fp32, NCHW, a per-sample DataLoader.
 
     The script has a process of its own, because the library changes how its process keeps memory
@@ -183,7 +189,7 @@ def _script(work: Workload, network: tuple[str, float], steps: int, workers: int
     return model, optimizer, loader
 
 
-def pil_images(images: data.Images):
+def pil_images(images: data.Images) -> torch.utils.data.Dataset:
     """CIFAR-100 as torchvision reads and augments it, but with these images."""
     from torchvision import datasets, transforms
 

@@ -230,7 +230,7 @@ def pace(
     return training.pace(students, train, recipe, teacher, seconds)
 
 
-def elsewhere(function: Callable, *args, **kwargs):
+def elsewhere(function: Callable, *args, **kwargs) -> tuple[Callable, tuple, dict]:
     """`joblib.delayed`, with the networks and voting rules that were added here.
 
     On POSIX systems a process that this one started for it ends soon after this one does, however

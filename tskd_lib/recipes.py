@@ -8,11 +8,15 @@ import operator
 import os
 import platform
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from .data import Augment
 from .exits import MultiExitNet
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator, PartialState
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("one-cycle", "cosine")
@@ -118,7 +122,7 @@ def _fast_in_bf16() -> bool:
     return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and not has.get("avx512_fp16")))
 
 
-def this_process():
+def this_process() -> PartialState:
     """Accelerate's view of this process: its device, and its place among others.
 
     Of several processes (`torchrun`) each gets a CUDA device of its own.
@@ -145,7 +149,7 @@ def synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def make_accelerator(precision: str):
+def make_accelerator(precision: str) -> Accelerator:
     """`this_process` with a precision, which prepares models and optimisers."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState

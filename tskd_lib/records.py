@@ -39,7 +39,7 @@ class RecordError(Exception):
     """A record that is missing or does not follow the schema; the message says where."""
 
 
-def schema_object(required: dict, **optional) -> dict:
+def schema_object(required: dict, **optional: dict) -> dict:
     """JSON Schema of an object with these keys and no others."""
     return {
         "type": "object",
@@ -173,7 +173,7 @@ def read(path: Path) -> dict:
     return check(read_json(path), str(path))
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> object:
     """What a JSON file holds.
 
     Raises:

@@ -17,6 +17,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
 
 WIDTH = 6.4  # inches
@@ -98,7 +99,9 @@ def axes_or_new(ax: Axes | None, height: float = 4.0) -> Axes:
     return subplots(1, 1, (WIDTH, height))[1][0, 0] if ax is None else ax
 
 
-def subplots(rows: int, columns: int, size: tuple[float, float], **grid):
+def subplots(
+    rows: int, columns: int, size: tuple[float, float], **grid
+) -> tuple[Figure, np.ndarray]:
     """A new figure of this size in inches, and its Axes `[rows, columns]`."""
     figure, axes = plt.subplots(
         rows, columns, figsize=size, squeeze=False, layout="constrained", gridspec_kw=grid
@@ -160,7 +163,7 @@ def interval_note(counts: Iterable[int]) -> str:
     return f"mean and 95 % interval of {count_seeds(counts)}{one}"
 
 
-def draw_cells(ax: Axes, shares: np.ndarray, texts: np.ndarray | None = None):
+def draw_cells(ax: Axes, shares: np.ndarray, texts: np.ndarray | None = None) -> AxesImage:
     """Draw percentages `[R, C]` as coloured cells, with texts in whatever contrasts more."""
     ax.grid(False)
     picture = ax.imshow(shares, cmap=CELLS, vmin=0, vmax=100, aspect="auto")

@@ -71,7 +71,9 @@ def interleave(
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def take_turns(record: dict, entrants: Mapping[str, Callable], images: int | None = None):
+def take_turns(
+    record: dict, entrants: Mapping[str, Callable], images: int | None = None
+) -> dict[str, list[float]]:
     """`interleave`, noted in the record: with images/s where a run takes so many images."""
     turns = interleave(entrants, record["rounds"])
     for name, seconds in turns.items():

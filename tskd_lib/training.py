@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ from .recipes import (
     make_optimizer,
     synchronise,
 )
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from tqdm import tqdm
 
 SAVE_EVERY = 20.0  # seconds between states on disk; the last epoch's is always kept
 CHECK_EVERY = 20  # steps between looks at loss and clock where looking costs a synchronisation
@@ -198,7 +203,15 @@ def check_fit(
 class Run:
     """The moving parts of one call of `fit`: prepared models, optimisers, state on disk."""
 
-    def __init__(self, students, data, recipe, teacher, folder, accelerator):
+    def __init__(
+        self,
+        students: Mapping[str, Student],
+        data: Images,
+        recipe: Recipe,
+        teacher: MultiExitNet | None,
+        folder: Path | None,
+        accelerator: Accelerator,
+    ):
         self.students, self.recipe, self.accelerator = students, recipe, accelerator
         self.path = None if folder is None else Path(folder) / "state.json"
         self.epoch = 0
@@ -234,7 +247,7 @@ class Run:
             network = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             network._is_accelerate_prepared = False
 
-    def train_epoch(self, data: Images, epoch: int, steps: int, bar) -> dict[str, dict]:
+    def train_epoch(self, data: Images, epoch: int, steps: int, bar: tqdm) -> dict[str, dict]:
         """One pass over the data, of so many steps; a row of the history for each student."""
         recipe, accelerator = self.recipe, self.accelerator
         generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)

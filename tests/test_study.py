@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import joblib
+import nbformat
 import pandas as pd
 import pytest
 import record_cifar
@@ -19,6 +20,7 @@ import record_narrow
 import record_pairs
 import record_settings
 import record_shots
+import record_soft
 import record_strong
 import record_study
 import record_why
@@ -26,9 +28,11 @@ import torch
 
 from tskd_lib import analysis, data, experiments, metrics, records, study, training
 from tskd_lib.exits import build_student
-from tskd_lib.losses import PRESETS, Objective
+from tskd_lib.losses import PRESETS, Objective, soft_target_loss
 from tskd_lib.recipes import Recipe
 from tskd_lib.training import evaluate, predict
+
+CHAPTER = Path(__file__).parent.parent / "notebooks" / "04-soft-targets.ipynb"
 
 
 @pytest.fixture
@@ -688,6 +692,42 @@ def test_fewer_images_are_trained_on_for_longer(own_teacher, tmp_path, monkeypat
             assert record["data"]["train images"] == 10 * shots
             assert record["configuration"]["recipe"]["epochs"] == epochs
     assert not list(library.rglob("*.safetensors"))
+
+
+def test_parts_of_soft_targets_are_taken_away_on_both_problems(own_teacher, tmp_path, monkeypatch):
+    library, few = tmp_path / "library", dataclasses.replace(own_teacher, name="few")
+    monkeypatch.setattr(records, "COMMITTED", library)
+    monkeypatch.setattr(study, "load", {"quick": own_teacher, "full": few}.get)
+    monkeypatch.setattr(record_soft, "SEEDS", {"quick": range(2), "full": range(1)})
+    record_soft.main(tmp_path / "mine")
+    for profile, methods, precision in (
+        ("quick", ["baseline", "kd", "no ranking", "no teacher"], "fp32"),
+        ("full", ["no ranking", "no teacher"], "bf16"),
+    ):
+        found = records.read_all(library / record_soft.NAMES[profile])
+        assert [r["method"] for r in found] == methods * len(record_soft.SEEDS[profile])
+        assert {r["provenance"]["precision"] for r in found} == {precision}
+        assert {r["data"]["test sha256"] for r in found} == {own_teacher.test.checksum()}
+
+
+def test_controls_are_those_of_the_chapter():
+    chapter = nbformat.read(CHAPTER, as_version=4)
+    taught = {"Objective": Objective}
+    exec(next(c.source for c in chapter.cells if "class NoRanking" in c.source), taught)
+    torch.manual_seed(0)
+    z, teacher, labels = torch.randn(1, 6, 5), 3 * torch.randn(6, 5), torch.arange(6) % 5
+    p = (teacher / 4).softmax(-1)
+    trusts = {"no ranking": p.gather(1, labels[:, None])}
+    trusts["no teacher"] = trusts["no ranking"].mean().expand(6, 1)
+    names = {"no ranking": "NoRanking", "no teacher": "NoTeacher"}
+    for method, objective in record_soft.controls().items():
+        target = ((1 - trusts[method]) / 4).repeat(1, 5).scatter(1, labels[:, None], trusts[method])
+        found = objective(z, None, labels, teacher)
+        torch.testing.assert_close(
+            found["teacher"], 0.9 * soft_target_loss(z[0], 4 * target.log(), 4.0)
+        )
+        same = taught[names[method]](**PRESETS["kd"].settings())(z, None, labels, teacher)
+        torch.testing.assert_close(found, same)
 
 
 @pytest.fixture

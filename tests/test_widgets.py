@@ -5,9 +5,11 @@ import io
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from PIL import Image
 
+from tskd_lib.theme import CELLS
 from tskd_lib.widgets import Slider
 
 
@@ -46,6 +48,22 @@ def test_slider_is_named_and_only_its_start_is_shown(slider):
     # JupyterLab leaves the arrow keys to elements with this attribute
     assert re.search(r"<input [^>]*data-lm-suppress-shortcuts=\"true\"", page)
     assert [" hidden>" in tag for tag in re.findall(r"<img .*?>", page)] == [True, False, True]
+
+
+def test_grey_images_stay_grey_beside_large_coloured_areas():
+    drawn, (digit, heat) = plt.subplots(1, 2, width_ratios=(1, 9), figsize=(6, 3))
+    digit.imshow(np.arange(16).reshape(4, 4), cmap="gray")
+    heat.imshow(np.arange(4096).reshape(64, 64), cmap=CELLS, aspect="auto")
+    plt.close(drawn)
+    page = Slider("Image", {1: (drawn, "one"), 2: (drawn, "two")})._repr_html_()
+    content = base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])
+    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    box = digit.get_window_extent().transformed(drawn.dpi_scale_trans.inverted()).extents * 200
+    left, bottom, right, top = box.round().astype(int)
+    pixels = picture[len(picture) - top : len(picture) - bottom, left:right]
+    greys = pixels[:, :, 0]
+    assert greys.min() < 16 and greys.max() > 240
+    assert np.ptp(pixels, axis=2).max() <= 16
 
 
 def test_two_sliders_of_a_page_do_not_share_a_name(slider):

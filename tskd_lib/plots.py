@@ -365,7 +365,8 @@ def vote_agreement(
         sizes, bad, bottom=good, color=ORANGE, hatch="//", linewidth=0, label="vote wrong"
     )
     notes = [f"{100 * h / (h + m):.0f} %\nright" if h + m else "" for h, m in zip(hits, misses)]
-    ax.bar_label(bars, notes, padding=2, size=11)
+    plain = {"facecolor": "white", "edgecolor": "none", "pad": 0}  # no grid behind the letters
+    ax.bar_label(bars, notes, padding=2, size=11, bbox=plain)
     ax.grid(False, axis="x")
     ax.set_xticks(sizes)
     ax.margins(y=0.2)

@@ -15,7 +15,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 DPI = 100  # of the page; the pictures have twice as many, for sharp screens
-COLOURS = 48  # keeps a notebook below half a megabyte
+COLOURS = 128  # keeps a notebook below half a megabyte
 KEYS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys for itself
 SHOW = (
     "const box = this.closest('figure');"
@@ -100,10 +100,15 @@ def data_address(content: bytes) -> str:
 
 
 def smaller_png(content: bytes) -> bytes:
-    """A picture in the file format PNG with a palette of `COLOURS`: about a third of the bytes."""
+    """A picture in the file format PNG with a palette of `COLOURS`: about a third of the bytes.
+
+    The palette's colours are spread over all that occur, so that small grey images stay grey
+    beside large coloured areas.
+    """
     from PIL import Image
 
     picture = Image.open(io.BytesIO(content)).convert("RGB")
+    picture = picture.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     small = io.BytesIO()
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    picture.save(small, "PNG", optimize=True)
     return small.getvalue()

@@ -326,7 +326,7 @@ def our_runs():
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     single = by_method(settings.single_arms())
     yield settings.SINGLE, *single, settings.SEEDS, settings.EPOCHS
-    yield settings.LONG, {"tskd": PRESETS["tskd"]}, {}, settings.SEEDS, settings.LONG_EPOCHS
+    yield settings.LONG, settings.RIVALS, {}, settings.SEEDS, settings.LONG_EPOCHS
     for strength in settings.TEACHERS:
         yield f"cifar100-few-{strength}", settings.RIVALS, {}, settings.SEEDS, settings.EPOCHS
 

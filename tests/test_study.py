@@ -322,6 +322,12 @@ def our_runs():
         for kind, arms in record_narrow.KINDS[profile].items():
             rivals, seeds = by_method(arms(problem)), record_study.SEEDS[profile]
             yield f"{name}-{kind}", *rivals, seeds, epochs
+    controls = record_soft.controls()
+    for profile, methods, epochs in (
+        ("quick", {m: PRESETS[m] for m in ("baseline", "kd")} | controls, 60),
+        ("full", controls, 30),
+    ):
+        yield record_soft.NAMES[profile], methods, {}, record_soft.SEEDS[profile], epochs
     settings = record_settings
     yield settings.NAME, settings.arms(), {}, settings.SEEDS, settings.EPOCHS
     single = by_method(settings.single_arms())

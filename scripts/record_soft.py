@@ -2,8 +2,8 @@
 
     python scripts/record_soft.py FOLDER
 
-KD with targets that rank no wrong classes, and with targets that need no teacher (chapter 4 has
-the idea), on the digits beside KD and the student alone. Those of CIFAR-100 are of
+KD with targets that rank no wrong classes, and with targets alike for all images of a batch
+(chapter 4 has the idea), on the digits beside KD and the student alone. Those of CIFAR-100 are of
 `record_study.py`; they had 16-bit precision, and so have the students here. FOLDER gets networks
 and records, and can be given again after an interruption; the records are then copied to
 tskd_lib/runs. It takes an hour on two cores.

@@ -34,7 +34,7 @@ def test_page_holds_every_picture_with_its_text(slider):
         assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (800, 400)
     assert page.count('width="400" height="200"') == 3  # half as many pixels of the page
     assert re.findall(r'alt="(.*?)"', page) == [
-        f"line to &quot;{value}&quot; &lt; 9" for value in (1, 2, 4)
+        f"{value}: line to &quot;{value}&quot; &lt; 9" for value in (1, 2, 4)
     ]
     assert "A line &amp; its end." in page
     assert "http" not in page and "<script" not in page

@@ -66,13 +66,14 @@ class Slider:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        texts = [escape(f"{value}: {text}") for value, text in self.texts.items()]
         frames = [
-            f'<img data-value="{escape(value)}" alt="{escape(text)}" width="{self.width}" '
+            f'<img data-value="{escape(value)}" alt="{text}" width="{self.width}" '
             f'height="{self.height}" style="max-width: 100%; height: auto" '
             f'src="{picture}"{"" if i == self.start else " hidden"}>'
-            for i, ((value, text), picture) in enumerate(zip(self.texts.items(), self.pictures))
+            for i, (value, text, picture) in enumerate(zip(self.texts, texts, self.pictures))
         ]
-        words = "".join(f"<li>{escape(v)}: {escape(text)}</li>" for v, text in self.texts.items())
+        words = "".join(f"<li>{text}</li>" for text in texts)
         first = escape(list(self.texts)[self.start])
         name = "slider-" + hashlib.sha256("".join([self.label, *frames]).encode()).hexdigest()[:8]
         return (

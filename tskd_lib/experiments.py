@@ -92,8 +92,10 @@ def run(
         method: Student(_student(network, objective, train, recipe.seed), objective)
         for method, objective in objectives.items()
     }
+    data = _data_settings(train, test)
     settings = {
-        method: _settings(student, recipe, train, test, digest) for method, student in built.items()
+        method: {"configuration": _configuration(student, recipe, digest), "data": data}
+        for method, student in built.items()
     }
     paths = {method: _record_path(folder, method) for method in objectives}
     state = state_path(folder, objectives)
@@ -280,29 +282,30 @@ def _student(network: Mapping, objective: Objective, data: Images, seed: int) ->
     )
 
 
-def _settings(
-    student: Student, recipe: Recipe, train: Images, test: Images, teacher: str | None
-) -> dict:
-    """The part of a record that is known before training, as it comes back from JSON."""
-    settings = {
-        "configuration": {
-            "network": student.network.config,
-            "objective": student.objective.settings(),
-            "recipe": dataclasses.asdict(recipe),
-            "teacher": teacher if student.objective.teacher else None,
-        },
-        "data": {
-            "name": train.name,
-            "classes": len(train.classes),
-            "image shape": train.shape,
-            "train images": len(train),
-            "train sha256": train.checksum(),
-            "test images": len(test),
-            "test sha256": test.checksum(),
-            "normalisation": [train.mean, train.std],
-        },
+def _configuration(student: Student, recipe: Recipe, teacher: str | None) -> dict:
+    """What is trained and how, as it comes back from JSON."""
+    found = {
+        "network": student.network.config,
+        "objective": student.objective.settings(),
+        "recipe": dataclasses.asdict(recipe),
+        "teacher": teacher if student.objective.teacher else None,
     }
-    return json.loads(json.dumps(settings))
+    return json.loads(json.dumps(found))
+
+
+def _data_settings(train: Images, test: Images) -> dict:
+    """The images of all methods of a run, as they come back from JSON."""
+    found = {
+        "name": train.name,
+        "classes": len(train.classes),
+        "image shape": train.shape,
+        "train images": len(train),
+        "train sha256": train.checksum(),
+        "test images": len(test),
+        "test sha256": test.checksum(),
+        "normalisation": [train.mean, train.std],
+    }
+    return json.loads(json.dumps(found))
 
 
 def _results(student: Student, curve: list[dict], test: Images, recipe: Recipe) -> dict:
